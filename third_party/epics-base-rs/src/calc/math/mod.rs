@@ -1,0 +1,4 @@
+pub mod derivative;
+pub mod fitting;
+pub mod interp;
+pub mod stats;
