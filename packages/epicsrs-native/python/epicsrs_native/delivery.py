@@ -1,0 +1,92 @@
+"""Where callbacks run: a Delivery, drained by a thread or by an event loop."""
+
+import threading
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+from epicsrs_native._native import DeliveryQueue, Subscription, Watch
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+Batch: TypeAlias = list[tuple[Callable[..., object], tuple[Any, ...], Subscription | Watch | None]]
+
+
+class Delivery(DeliveryQueue):
+    """One lane from the network to Python: its callbacks run one at a time, in the order of the wire.
+
+    Whoever drains it decides where they run::
+
+        lane = Delivery("monitor")
+        threading.Thread(target=lane.run, name="monitor", daemon=True).start()
+        channel.monitor(print, delivery=lane)
+
+    Lanes never wait for each other. Monitor updates are bounded per subscription; connection and access events, put
+    errors and functions given to ``call`` are never dropped.
+    """
+
+    def run(self) -> None:
+        """Run callbacks on the calling thread until ``close``; Ctrl-C works where that is the main thread."""
+        while (batch := self.take()) is not None:
+            deliver(batch)
+
+    def drain(self) -> None:
+        """Run the callbacks that are due now, without waiting; for an owner with an event loop of its own."""
+        batch = self.take(timeout=0.0)
+        if batch is not None:
+            deliver(batch)
+
+
+def deliver(batch: Batch) -> None:
+    """Run one batch; a callback that raises is logged with its PV and stops nothing.
+
+    SystemExit and KeyboardInterrupt leave the main thread, whose they are; another thread has other callbacks to run.
+    """
+    for callback, arguments, source in batch:
+        if source is not None and source.closed:
+            continue
+        try:
+            callback(*arguments)
+        except BaseException as error:
+            leaving = not isinstance(error, Exception)
+            if leaving and threading.current_thread() is threading.main_thread():
+                raise
+            report(f"{source.pv if source is not None else callback}: callback raised", source, error)
+
+
+def report(message: str, source: Subscription | Watch | None, error: BaseException) -> None:
+    """Log what a callback raised, with the PV it was for."""
+    import logging
+
+    pv = None if source is None else source.pv
+    logging.getLogger("epicsrs.delivery").error(message, exc_info=error, extra={"pv": pv})
+
+
+@cache
+def _default() -> Delivery:
+    delivery = Delivery("epicsrs-delivery")
+    threading.Thread(target=delivery.run, name=delivery.name, daemon=True).start()
+    return delivery
+
+
+def get_delivery() -> Delivery:
+    """The process's default lane, drained by a thread of its own that starts with the first use."""
+    delivery = _default()
+    if delivery.closed:
+        _default.cache_clear()
+        delivery = _default()
+    return delivery
+
+
+_of_loops: "WeakKeyDictionary[AbstractEventLoop, Delivery]" = WeakKeyDictionary()
+
+
+def loop_delivery(loop: "AbstractEventLoop") -> Delivery:
+    """The lane of one event loop, drained by it: one wake-up for all that has come since the last."""
+    delivery = _of_loops.get(loop)
+    if delivery is None or delivery.closed:
+        delivery = _of_loops[loop] = Delivery("epicsrs-loop")
+        loop.add_reader(delivery.fileno(), delivery.drain)
+    return delivery

@@ -1,0 +1,254 @@
+//! DBR <-> Value.
+
+use std::sync::Arc;
+
+use epics_base_rs::server::snapshot::Snapshot;
+use epics_base_rs::types::{DbFieldType, EpicsValue, PvString, SharedArray};
+
+use crate::error::Error;
+use crate::exact;
+use crate::value::{Alarm, Array, Choices, Elements, Limits, Metadata, Reading, Text, Value};
+
+fn shared<T: Send + Sync + 'static>(array: SharedArray<T>) -> Elements<T> {
+    struct Whole<T: Send + Sync + 'static>(SharedArray<T>);
+    impl<T: Send + Sync + 'static> AsRef<[T]> for Whole<T> {
+        fn as_ref(&self) -> &[T] {
+            &self.0
+        }
+    }
+    Arc::new(Whole(array))
+}
+
+fn text(string: PvString) -> Text {
+    string.as_bytes().to_vec()
+}
+
+/// `array` says that the channel is an array: one element, or none, stays an array.
+pub fn from_dbr(value: EpicsValue, array: bool, choices: Option<Choices>) -> Value {
+    let elements = |array: Array| Value::Array(array);
+    match value {
+        EpicsValue::String(s) if array => elements(Array::Text(vec![text(s)])),
+        EpicsValue::Short(x) if array => elements(Array::I16(exact::elements(vec![x]))),
+        EpicsValue::Float(x) if array => elements(Array::F32(exact::elements(vec![x]))),
+        EpicsValue::Enum(x) if array => elements(Array::U16(exact::elements(vec![x]))),
+        EpicsValue::Char(x) if array => elements(Array::U8(exact::elements(vec![x]))),
+        EpicsValue::Long(x) if array => elements(Array::I32(exact::elements(vec![x]))),
+        EpicsValue::Double(x) if array => elements(Array::F64(exact::elements(vec![x]))),
+        EpicsValue::String(s) => Value::Text(text(s)),
+        EpicsValue::Short(x) => Value::Int(i64::from(x)),
+        EpicsValue::Float(x) => Value::Float(f64::from(x)),
+        EpicsValue::Enum(index) | EpicsValue::EnumWithChoices { index, .. } => Value::Enum {
+            index: i64::from(index),
+            choices,
+        },
+        EpicsValue::Char(x) | EpicsValue::UChar(x) => Value::Int(i64::from(x)),
+        EpicsValue::Long(x) => Value::Int(i64::from(x)),
+        EpicsValue::Double(x) => Value::Float(x),
+        EpicsValue::Int64(x) => Value::Int(x),
+        EpicsValue::UInt64(x) => Value::UInt(x),
+        EpicsValue::UShort(x) => Value::Int(i64::from(x)),
+        EpicsValue::ULong(x) => Value::Int(i64::from(x)),
+        EpicsValue::ShortArray(a) => elements(Array::I16(shared(a))),
+        EpicsValue::FloatArray(a) => elements(Array::F32(shared(a))),
+        EpicsValue::EnumArray(a) => elements(Array::U16(shared(a))),
+        EpicsValue::DoubleArray(a) => elements(Array::F64(shared(a))),
+        EpicsValue::LongArray(a) => elements(Array::I32(shared(a))),
+        EpicsValue::CharArray(a) | EpicsValue::UCharArray(a) => elements(Array::U8(shared(a))),
+        EpicsValue::Int64Array(a) => elements(Array::I64(shared(a))),
+        EpicsValue::UInt64Array(a) => elements(Array::U64(shared(a))),
+        EpicsValue::UShortArray(a) => elements(Array::U16(shared(a))),
+        EpicsValue::ULongArray(a) => elements(Array::U32(shared(a))),
+        EpicsValue::StringArray(a) => elements(Array::Text(a.iter().map(|s| s.as_bytes().to_vec()).collect())),
+    }
+}
+
+pub fn choices(snapshot: &Snapshot) -> Option<Choices> {
+    snapshot
+        .enums
+        .as_ref()
+        .map(|enums| enums.strings.iter().map(|s| s.as_bytes().to_vec()).collect())
+}
+
+/// DBR_CTRL's metadata; what the type does not carry is None (a string has nothing, an enum its choices only).
+pub fn metadata(snapshot: &Snapshot, native: DbFieldType) -> Metadata {
+    let number = !matches!(native, DbFieldType::String | DbFieldType::Enum);
+    let display = snapshot.display.as_ref().filter(|_| number);
+    let control = snapshot.control.as_ref().filter(|_| number);
+    Metadata {
+        units: display.map(|d| d.units.as_bytes().to_vec()),
+        precision: display
+            .filter(|_| matches!(native, DbFieldType::Float | DbFieldType::Double))
+            .map(|d| i32::from(d.precision)),
+        choices: choices(snapshot).filter(|_| native == DbFieldType::Enum),
+        limits: display.map(|d| Limits {
+            display: Some((d.lower_disp_limit, d.upper_disp_limit)),
+            control: control.map(|c| (c.lower_ctrl_limit, c.upper_ctrl_limit)),
+            warning: Some((d.lower_warning_limit, d.upper_warning_limit)),
+            alarm: Some((d.lower_alarm_limit, d.upper_alarm_limit)),
+        }),
+        description: None,
+    }
+}
+
+/// A DBR_TIME snapshot. The IOC's time as it is: a record never processed says 1990-01-01.
+pub fn reading(snapshot: Snapshot, array: bool, choices: Option<Choices>) -> Reading {
+    let nanoseconds =
+        i128::from(snapshot.timestamp.unix_secs()) * 1_000_000_000 + i128::from(snapshot.timestamp.subsec_nanos());
+    Reading {
+        alarm: Some(Alarm {
+            severity: i32::from(snapshot.alarm.severity),
+            status: i32::from(snapshot.alarm.status),
+            message: None,
+        }),
+        timestamp: i64::try_from(nanoseconds).ok(),
+        value: from_dbr(snapshot.value, array, choices),
+        metadata: None,
+    }
+}
+
+/// What a put sends: the DBR type and the value in it. Labels go as DBR_STRING, which the server looks up in its own
+/// choices; `choices`, where known, only refuse a label that is none.
+pub fn to_dbr(
+    value: Value,
+    native: DbFieldType,
+    most: u32,
+    choices: Option<&Choices>,
+) -> Result<(u16, EpicsValue), Error> {
+    let count = match &value {
+        Value::Array(array) => array.len(),
+        _ => 1,
+    };
+    if count > most as usize {
+        return Err(Error::value(format!("{count} elements, the PV holds {most}")));
+    }
+    let array = most > 1 || matches!(value, Value::Array(_));
+    if matches!(value, Value::Array(_)) && most == 1 && count != 1 {
+        return Err(Error::value(format!("{count} elements, the PV is a scalar")));
+    }
+    let dbr = native as u16;
+    Ok(match native {
+        DbFieldType::Short if array => (dbr, EpicsValue::ShortArray(exact::array(&value)?.into())),
+        DbFieldType::Long if array => (dbr, EpicsValue::LongArray(exact::array(&value)?.into())),
+        DbFieldType::Float if array => (dbr, EpicsValue::FloatArray(exact::array(&value)?.into())),
+        DbFieldType::Double if array => (dbr, EpicsValue::DoubleArray(exact::array(&value)?.into())),
+        DbFieldType::Char if array => (dbr, EpicsValue::CharArray(characters(value, most)?.into())),
+        DbFieldType::Short => (dbr, EpicsValue::Short(exact::scalar(&value)?)),
+        DbFieldType::Long => (dbr, EpicsValue::Long(exact::scalar(&value)?)),
+        DbFieldType::Float => (dbr, EpicsValue::Float(exact::scalar(&value)?)),
+        DbFieldType::Double => (dbr, EpicsValue::Double(exact::scalar(&value)?)),
+        DbFieldType::Char => (dbr, EpicsValue::Char(exact::scalar(&value)?)),
+        DbFieldType::String => (dbr, strings(value, array)?),
+        DbFieldType::Enum => match value {
+            Value::Text(label) => {
+                known_label(&label, choices)?;
+                (DbFieldType::String as u16, string(label)?)
+            }
+            Value::Array(_) => (dbr, EpicsValue::EnumArray(exact::array(&value)?.into())),
+            other => (dbr, EpicsValue::Enum(exact::scalar(&other)?)),
+        },
+        // Channel Access has the six types above on the wire, no other.
+        other => return Err(Error::wrong_type(format!("the server's type {other:?} cannot be put"))),
+    })
+}
+
+fn known_label(label: &Text, choices: Option<&Choices>) -> Result<(), Error> {
+    match choices {
+        Some(choices) if !choices.contains(label) => Err(Error::value(format!(
+            "{:?} is none of its choices {:?}",
+            String::from_utf8_lossy(label),
+            choices.iter().map(|c| String::from_utf8_lossy(c)).collect::<Vec<_>>()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Text becomes characters with a NUL behind them where there is room, as EPICS long strings are kept.
+fn characters(value: Value, most: u32) -> Result<Vec<u8>, Error> {
+    match value {
+        Value::Text(mut text) => {
+            if text.len() > most as usize {
+                return Err(Error::value(format!(
+                    "{} bytes of text, the PV holds {most}",
+                    text.len()
+                )));
+            }
+            if text.len() < most as usize {
+                text.push(0);
+            }
+            Ok(text)
+        }
+        other => exact::array(&other),
+    }
+}
+
+fn string(text: Text) -> Result<EpicsValue, Error> {
+    fits(&text)?;
+    Ok(EpicsValue::String(PvString::from_bytes(text)))
+}
+
+/// DBR_STRING has 40 bytes, one of them for the NUL (db_access.h, MAX_STRING_SIZE).
+fn fits(text: &Text) -> Result<(), Error> {
+    if text.len() > 39 {
+        return Err(Error::value(format!(
+            "{:?} has {} bytes, a DBR_STRING holds 39",
+            String::from_utf8_lossy(text),
+            text.len()
+        )));
+    }
+    if text.contains(&0) {
+        return Err(Error::value(format!(
+            "{:?} has a NUL within",
+            String::from_utf8_lossy(text)
+        )));
+    }
+    Ok(())
+}
+
+fn strings(value: Value, array: bool) -> Result<EpicsValue, Error> {
+    if !array {
+        return string(exact::text(value)?);
+    }
+    let texts = exact::texts(value)?;
+    texts.iter().try_for_each(fits)?;
+    Ok(EpicsValue::StringArray(
+        texts.into_iter().map(PvString::from_bytes).collect::<Vec<_>>().into(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    #[test]
+    fn a_label_goes_as_a_string_and_an_index_as_an_enum() {
+        let choices: Choices = Arc::from(vec![b"Off".to_vec(), b"On".to_vec()]);
+        let put = |value| to_dbr(value, DbFieldType::Enum, 1, Some(&choices));
+        assert!(matches!(
+            put(Value::Text(b"On".to_vec())),
+            Ok((0, EpicsValue::String(_)))
+        ));
+        assert!(matches!(put(Value::Int(1)), Ok((3, EpicsValue::Enum(1)))));
+        assert!(put(Value::Text(b"Nowhere".to_vec())).is_err_and(|e| e.kind == Kind::Value));
+        assert!(put(Value::Int(-1)).is_err_and(|e| e.kind == Kind::Value));
+    }
+
+    #[test]
+    fn a_string_of_forty_bytes_is_refused() {
+        let put = |n| to_dbr(Value::Text(vec![b'x'; n]), DbFieldType::String, 1, None);
+        assert!(put(39).is_ok());
+        assert!(put(40).is_err_and(|e| e.kind == Kind::Value));
+    }
+
+    #[test]
+    fn one_element_of_an_array_stays_an_array() {
+        assert!(matches!(
+            from_dbr(EpicsValue::Double(1.0), true, None),
+            Value::Array(Array::F64(_))
+        ));
+        assert!(matches!(
+            from_dbr(EpicsValue::Double(1.0), false, None),
+            Value::Float(_)
+        ));
+    }
+}

@@ -1,0 +1,537 @@
+//! Our connection to one PV: every operation for a thread and for an event loop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::client::Client;
+use crate::convert::from_python;
+use crate::delivery::{DeliveryQueue, Queue};
+use crate::error::Error;
+use crate::guard;
+use crate::lane::Capacity;
+use crate::link::{self, Link};
+use crate::reading::{Info, Reading};
+use crate::runtime::{Caller, Limit, Timeout, awaitable, block, running_queue};
+use crate::subscription::{Subscriber, Subscription, Wanted, Watch, Watcher};
+use crate::value::{self, Form};
+
+/// What a call gives back.
+pub enum Outcome {
+    Nothing,
+    Reading(value::Reading),
+    Info(Arc<str>, &'static str, link::Info),
+    Subscription(Py<Subscription>),
+}
+
+impl Outcome {
+    pub fn into_python(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(match self {
+            Self::Nothing => py.None(),
+            Self::Reading(reading) => Reading::new(py, reading)?.into_any(),
+            Self::Info(pv, protocol, info) => Py::new(py, Info::new(&pv, protocol, info))?.into_any(),
+            Self::Subscription(subscription) => subscription.into_any(),
+        })
+    }
+}
+
+/// A connection to one PV, made by `Context.channel`; channels of one PV share what lies below.
+///
+/// Every call waits for the connection within its `timeout` (seconds for the whole call; None waits for ever). Over
+/// Channel Access the requests of one thread to one server leave in the order of the calls; over pvAccess those of one
+/// channel do.
+#[pyclass(frozen, module = "epicsrs_native._native")]
+pub struct Channel {
+    pv: Arc<str>,
+    client: Arc<Client>,
+    link: Link,
+    closed: AtomicBool,
+    /// Closed with the channel.
+    opened: Mutex<Vec<Opened>>,
+}
+
+enum Opened {
+    Subscription(Py<Subscription>),
+    Watch(Py<Watch>),
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        if guard::forked() {
+            // Its locks may have been held by a thread that this process does not have.
+            std::mem::forget((self.link.clone(), self.client.clone()));
+        }
+    }
+}
+
+impl Channel {
+    pub fn new(pv: &str, client: Arc<Client>, link: Link) -> Self {
+        Self {
+            pv: pv.into(),
+            client,
+            link,
+            closed: AtomicBool::new(false),
+            opened: Mutex::default(),
+        }
+    }
+
+    /// The link, as long as it may be used.
+    fn link(&self) -> PyResult<Link> {
+        guard::check(&self.pv)?;
+        if self.closed.load(Ordering::Acquire) {
+            return Err(PyValueError::new_err(format!("{}: this channel is closed", self.pv)));
+        }
+        if self.client.closed() {
+            return Err(PyValueError::new_err(format!(
+                "{}: this channel is closed by shutdown_all(); open a new one with get_context().channel()",
+                self.pv
+            )));
+        }
+        Ok(self.link.clone())
+    }
+
+    fn caller(&self) -> Caller<'_> {
+        Caller {
+            driver: &self.client.driver,
+            pv: &self.pv,
+            link: &self.link,
+        }
+    }
+
+    fn limit(&self, timeout: &Timeout<'_>) -> PyResult<Limit> {
+        Limit::parse(&self.pv, timeout)
+    }
+
+    fn form(&self, form: &str) -> PyResult<Form> {
+        match form {
+            "value" => Ok(Form::Value),
+            "time" => Ok(Form::Time),
+            "ctrl" => Ok(Form::Ctrl),
+            _ => Err(PyValueError::new_err(format!(
+                "{}: form {form:?} is none of \"value\", \"time\", \"ctrl\"",
+                self.pv
+            ))),
+        }
+    }
+
+    fn count(&self, count: Option<i64>) -> PyResult<Option<u32>> {
+        let whole = count
+            .map(|n| u32::try_from(n).ok().filter(|n| *n > 0).ok_or(n))
+            .transpose();
+        whole.map_err(|n| PyValueError::new_err(format!("{}: count {n} is not a number of elements", self.pv)))
+    }
+
+    /// The given delivery's queue, or else `otherwise`.
+    fn queue(
+        &self,
+        delivery: Option<&Bound<'_, PyAny>>,
+        otherwise: impl FnOnce() -> PyResult<Arc<Queue>>,
+    ) -> PyResult<Arc<Queue>> {
+        match delivery {
+            None => otherwise(),
+            Some(given) => match given.cast::<DeliveryQueue>() {
+                Ok(delivery) => Ok(delivery.get().queue.clone()),
+                Err(_) => Err(PyTypeError::new_err(format!(
+                    "{}: delivery must be a Delivery, not {given}",
+                    self.pv
+                ))),
+            },
+        }
+    }
+
+    fn subscriber(
+        &self,
+        py: Python<'_>,
+        callback: Option<Py<PyAny>>,
+        queue: Arc<Queue>,
+        capacity: Capacity,
+    ) -> PyResult<Py<Subscription>> {
+        if capacity.updates == 0 || capacity.bytes == 0 {
+            return Err(PyValueError::new_err(format!(
+                "{}: queue and queue_bytes must be at least 1",
+                self.pv
+            )));
+        }
+        if let Some(callback) = callback.as_ref().filter(|callback| !callback.bind(py).is_callable()) {
+            return Err(PyTypeError::new_err(format!(
+                "{}: {callback} cannot be called",
+                self.pv
+            )));
+        }
+        let subscription = Subscriber::open(py, self.pv.clone(), self.link()?, queue, callback, capacity)?;
+        self.opened
+            .lock()
+            .push(Opened::Subscription(subscription.clone_ref(py)));
+        Ok(subscription)
+    }
+
+    fn watch(
+        &self,
+        py: Python<'_>,
+        callback: Py<PyAny>,
+        delivery: Option<&Bound<'_, PyAny>>,
+        wanted: Wanted,
+    ) -> PyResult<Py<Watch>> {
+        let link = self.link()?;
+        if !callback.bind(py).is_callable() {
+            return Err(PyTypeError::new_err(format!(
+                "{}: {callback} cannot be called",
+                self.pv
+            )));
+        }
+        let queue = self.queue(delivery, || default_queue(py))?;
+        let watch = Watcher::open(py, self.pv.clone(), link, queue, callback, wanted)?;
+        self.opened.lock().push(Opened::Watch(watch.clone_ref(py)));
+        Ok(watch)
+    }
+}
+
+/// The queue of native's own delivery thread.
+fn default_queue(py: Python<'_>) -> PyResult<Arc<Queue>> {
+    let delivery = py.import("epicsrs_native.delivery")?.call_method0("get_delivery")?;
+    Ok(delivery.cast::<DeliveryQueue>()?.get().queue.clone())
+}
+
+async fn got(link: Link, form: Form, count: Option<u32>) -> Result<Outcome, Error> {
+    link.get(form, count).await.map(Outcome::Reading)
+}
+
+async fn done(call: impl Future<Output = Result<(), Error>>) -> Result<Outcome, Error> {
+    call.await.map(|()| Outcome::Nothing)
+}
+
+async fn informed(pv: Arc<str>, link: Link) -> Result<Outcome, Error> {
+    let protocol = link.protocol();
+    link.info().await.map(|info| Outcome::Info(pv, protocol, info))
+}
+
+/// A subscription that did not start is closed again.
+struct Starting(Option<(Arc<Subscriber>, Py<Subscription>)>);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some((subscriber, _)) = self.0.take() {
+            subscriber.close();
+        }
+    }
+}
+
+impl Starting {
+    async fn started(mut self, wait: bool) -> Result<Outcome, Error> {
+        if let Some((subscriber, _)) = self.0.as_ref().filter(|_| wait) {
+            subscriber.clone().started().await?;
+        }
+        match self.0.take() {
+            Some((_, subscription)) => Ok(Outcome::Subscription(subscription)),
+            None => Ok(Outcome::Nothing),
+        }
+    }
+}
+
+#[pymethods]
+impl Channel {
+    /// The name the channel was made with, with its scheme where it had one.
+    #[getter]
+    fn pv(&self) -> &str {
+        &self.pv
+    }
+
+    /// "ca" or "pva".
+    #[getter]
+    fn protocol(&self) -> &str {
+        self.link.protocol()
+    }
+
+    /// Whether a server serves the PV to us now.
+    #[getter]
+    fn connected(&self) -> bool {
+        !guard::forked() && self.link.events().connected()
+    }
+
+    /// Whether the channel was closed, by itself or by shutdown_all().
+    #[getter]
+    fn closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire) || self.client.closed()
+    }
+
+    /// How many puts with `wait=False` the server refused after they had been sent.
+    #[getter]
+    fn refused(&self) -> u64 {
+        self.link.events().refusals()
+    }
+
+    /// Wait until a server serves the PV.
+    ///
+    /// Args:
+    ///     timeout: Seconds for the whole call; None waits for ever.
+    ///
+    /// Raises:
+    ///     NotConnectedError: No server answered in time.
+    #[pyo3(signature = (*, timeout = Timeout::Usual), text_signature = "($self, *, timeout=5.0)")]
+    fn connect(&self, py: Python<'_>, timeout: Timeout<'_>) -> PyResult<()> {
+        let limit = self.limit(&timeout)?;
+        block(py, &self.caller(), limit, self.link()?.connect())
+    }
+
+    /// Awaitable twin of `connect`.
+    #[pyo3(signature = (*, timeout = Timeout::Usual), text_signature = "($self, *, timeout=5.0)")]
+    fn connect_async<'py>(&self, py: Python<'py>, timeout: Timeout<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let limit = self.limit(&timeout)?;
+        awaitable(py, &self.caller(), limit, done(self.link()?.connect()))
+    }
+
+    /// Read the PV now: one request to its server, so the value is newer than the call.
+    ///
+    /// Args:
+    ///     form: "value" for the value alone, "time" with alarm and time, "ctrl" with units, precision, choices and
+    ///         limits as well.
+    ///     count: At most so many elements of an array; all it has without.
+    ///     timeout: Seconds for the whole call; None waits for ever.
+    ///
+    /// Returns:
+    ///     A Reading. Its value is in the record's engineering units (`metadata.units`, with `form="ctrl"`): int, float,
+    ///     bool or str; an EnumValue, which is an int with a label; for an array a read-only numpy array, shape (n,), of
+    ///     the n elements that the record holds now, in the server's dtype; for an array of strings a list of str.
+    ///     Its timestamp is the IOC's, in seconds since the UNIX epoch.
+    ///
+    /// Raises:
+    ///     NotConnectedError: No server answered within `timeout`, or the circuit was lost before the reply.
+    ///     ReplyTimeoutError: Connected, but no reply within `timeout`.
+    ///     AccessDeniedError: The server does not let this client read the PV.
+    ///     RemoteError: The server refused; `reason` has its words.
+    ///     ValueError, TypeError: A form, count or timeout that is none, or a closed channel.
+    ///
+    /// Source: Channel Access, CA_PROTO_READ_NOTIFY with DBR_TIME and DBR_CTRL types; pvAccess, channel get.
+    #[pyo3(
+        signature = (*, form = "time", count = None, timeout = Timeout::Usual),
+        text_signature = "($self, *, form='time', count=None, timeout=5.0)"
+    )]
+    fn get(&self, py: Python<'_>, form: &str, count: Option<i64>, timeout: Timeout<'_>) -> PyResult<Py<Reading>> {
+        let limit = self.limit(&timeout)?;
+        let (form, count) = (self.form(form)?, self.count(count)?);
+        let reading = block(py, &self.caller(), limit, self.link()?.get(form, count))?;
+        Reading::new(py, reading)
+    }
+
+    /// Awaitable twin of `get`.
+    #[pyo3(
+        signature = (*, form = "time", count = None, timeout = Timeout::Usual),
+        text_signature = "($self, *, form='time', count=None, timeout=5.0)"
+    )]
+    fn get_async<'py>(
+        &self,
+        py: Python<'py>,
+        form: &str,
+        count: Option<i64>,
+        timeout: Timeout<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let limit = self.limit(&timeout)?;
+        let (form, count) = (self.form(form)?, self.count(count)?);
+        awaitable(py, &self.caller(), limit, got(self.link()?, form, count))
+    }
+
+    /// Write the PV.
+    ///
+    /// Args:
+    ///     value: In the record's units. What the server's type cannot hold exactly is refused (a float is rounded to a
+    ///         float32 PV, nothing else is changed). An enum takes a label, an index or an EnumValue; an array takes a
+    ///         numpy array or a sequence, a string PV a str of at most 39 bytes over Channel Access.
+    ///     wait: True returns when the record has finished processing. False returns as soon as the request is queued
+    ///         in its order (Channel Access; a later refusal goes to `on_error` and is counted in `refused`) or taken by
+    ///         the server (pvAccess).
+    ///     timeout: Seconds for the whole call, the record's processing included; None waits for ever.
+    ///
+    /// Raises:
+    ///     NotConnectedError: No server answered within `timeout`, or the circuit was lost before the completion; the
+    ///         put is not sent again.
+    ///     ReplyTimeoutError: Connected, but not finished within `timeout`; the record may still be processing.
+    ///     AccessDeniedError: The server does not let this client write the PV.
+    ///     RemoteError: The server refused; `reason` has its words.
+    ///     ValueError: The value does not fit, or a closed channel.
+    ///     TypeError: The value is of a type that the PV cannot take.
+    ///
+    /// Source: Channel Access, CA_PROTO_WRITE_NOTIFY and CA_PROTO_WRITE; pvAccess, channel put with
+    /// `record[block=true]`.
+    #[pyo3(
+        signature = (value, *, wait = true, timeout = Timeout::Usual),
+        text_signature = "($self, value, *, wait=True, timeout=5.0)"
+    )]
+    fn put(&self, py: Python<'_>, value: &Bound<'_, PyAny>, wait: bool, timeout: Timeout<'_>) -> PyResult<()> {
+        let limit = self.limit(&timeout)?;
+        let link = self.link()?;
+        let value = from_python(&self.pv, value)?;
+        block(py, &self.caller(), limit, link.put(value, wait))
+    }
+
+    /// Awaitable twin of `put`; sent in the order of the calls, awaited or not.
+    #[pyo3(
+        signature = (value, *, wait = true, timeout = Timeout::Usual),
+        text_signature = "($self, value, *, wait=True, timeout=5.0)"
+    )]
+    fn put_async<'py>(
+        &self,
+        py: Python<'py>,
+        value: &Bound<'py, PyAny>,
+        wait: bool,
+        timeout: Timeout<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let limit = self.limit(&timeout)?;
+        let link = self.link()?;
+        let value = from_python(&self.pv, value)?;
+        awaitable(py, &self.caller(), limit, done(link.put(value, wait)))
+    }
+
+    /// Have every update of the PV delivered, the present value first.
+    ///
+    /// Args:
+    ///     callback: Called with a Reading for each update, in the order of the wire. None makes the Subscription an
+    ///         async iterator.
+    ///     delivery: Where the callback runs; native's own thread without.
+    ///     queue: At most so many updates wait for the callback; then the oldest is dropped and counted in
+    ///         `Subscription.dropped`, the last never. 1 is latest-wins.
+    ///     queue_bytes: The same for the memory that they hold.
+    ///     wait: True returns when the first update has come; False at once, whenever the PV will connect.
+    ///     timeout: Seconds for the whole call with `wait=True`; None waits for ever.
+    ///
+    /// Returns:
+    ///     The Subscription; it survives reconnects and lives until it or the channel is closed.
+    ///
+    /// Raises:
+    ///     NotConnectedError: No server answered within `timeout`.
+    ///     ReplyTimeoutError: Connected, but no first update within `timeout`.
+    ///     RemoteError: The server refused.
+    ///     ValueError, TypeError: Bad arguments, or a closed channel.
+    ///
+    /// Source: Channel Access, CA_PROTO_EVENT_ADD with DBE_VALUE, DBE_LOG and DBE_ALARM; pvAccess, channel monitor.
+    #[pyo3(
+        signature = (callback = None, *, delivery = None, queue = 1000, queue_bytes = 67_108_864, wait = true, timeout = Timeout::Usual),
+        text_signature = "($self, callback=None, *, delivery=None, queue=1000, queue_bytes=67108864, wait=True, timeout=5.0)"
+    )]
+    #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
+    fn monitor(
+        &self,
+        py: Python<'_>,
+        callback: Option<Py<PyAny>>,
+        delivery: Option<Bound<'_, PyAny>>,
+        queue: usize,
+        queue_bytes: usize,
+        wait: bool,
+        timeout: Timeout<'_>,
+    ) -> PyResult<Py<Subscription>> {
+        let limit = self.limit(&timeout)?;
+        self.link()?;
+        let capacity = Capacity {
+            updates: queue,
+            bytes: queue_bytes,
+        };
+        let lane = self.queue(delivery.as_ref(), || default_queue(py))?;
+        let subscription = self.subscriber(py, callback, lane, capacity)?;
+        if wait {
+            let subscriber = subscription.get().0.clone();
+            let starting = Starting(Some((subscriber, subscription.clone_ref(py))));
+            block(py, &self.caller(), limit, starting.started(true))?;
+        }
+        Ok(subscription)
+    }
+
+    /// Awaitable twin of `monitor`; without a delivery the callback runs in the running loop.
+    #[pyo3(
+        signature = (callback = None, *, delivery = None, queue = 1000, queue_bytes = 67_108_864, wait = true, timeout = Timeout::Usual),
+        text_signature = "($self, callback=None, *, delivery=None, queue=1000, queue_bytes=67108864, wait=True, timeout=5.0)"
+    )]
+    #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
+    fn monitor_async<'py>(
+        &self,
+        py: Python<'py>,
+        callback: Option<Py<PyAny>>,
+        delivery: Option<Bound<'py, PyAny>>,
+        queue: usize,
+        queue_bytes: usize,
+        wait: bool,
+        timeout: Timeout<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let limit = self.limit(&timeout)?;
+        self.link()?;
+        let capacity = Capacity {
+            updates: queue,
+            bytes: queue_bytes,
+        };
+        let lane = self.queue(delivery.as_ref(), || running_queue(py))?;
+        let subscription = self.subscriber(py, callback, lane, capacity)?;
+        let starting = Starting(Some((subscription.get().0.clone(), subscription)));
+        awaitable(py, &self.caller(), limit, starting.started(wait))
+    }
+
+    /// Where the channel is connected to and what it carries.
+    ///
+    /// Raises:
+    ///     NotConnectedError: No server answered within `timeout`.
+    #[pyo3(signature = (*, timeout = Timeout::Usual), text_signature = "($self, *, timeout=5.0)")]
+    fn info(&self, py: Python<'_>, timeout: Timeout<'_>) -> PyResult<Info> {
+        let limit = self.limit(&timeout)?;
+        let info = block(py, &self.caller(), limit, self.link()?.info())?;
+        Ok(Info::new(&self.pv, self.link.protocol(), info))
+    }
+
+    /// Awaitable twin of `info`.
+    #[pyo3(signature = (*, timeout = Timeout::Usual), text_signature = "($self, *, timeout=5.0)")]
+    fn info_async<'py>(&self, py: Python<'py>, timeout: Timeout<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let limit = self.limit(&timeout)?;
+        awaitable(py, &self.caller(), limit, informed(self.pv.clone(), self.link()?))
+    }
+
+    /// Have `callback(connected)` called with the present state at once, then once for each change.
+    #[pyo3(signature = (callback, *, delivery = None))]
+    fn on_connection(
+        &self,
+        py: Python<'_>,
+        callback: Py<PyAny>,
+        delivery: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Py<Watch>> {
+        self.watch(py, callback, delivery.as_ref(), Wanted::Connection)
+    }
+
+    /// Have `callback(read, write)` called with the access rights: at once where connected, at every connection, and for
+    /// each change. Over pvAccess, which does not tell, both are None.
+    #[pyo3(signature = (callback, *, delivery = None))]
+    fn on_access(
+        &self,
+        py: Python<'_>,
+        callback: Py<PyAny>,
+        delivery: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<Py<Watch>> {
+        self.watch(py, callback, delivery.as_ref(), Wanted::Access)
+    }
+
+    /// Have `callback(error)` called with an EpicsError that no call waits for: a put with `wait=False` or a running
+    /// monitor that the server refused.
+    #[pyo3(signature = (callback, *, delivery = None))]
+    fn on_error(&self, py: Python<'_>, callback: Py<PyAny>, delivery: Option<Bound<'_, PyAny>>) -> PyResult<Py<Watch>> {
+        self.watch(py, callback, delivery.as_ref(), Wanted::Refusals)
+    }
+
+    /// Close the channel, its subscriptions and watches. What it shares with other channels of the PV stays.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        guard::check(&self.pv)?;
+        self.closed.store(true, Ordering::Release);
+        for opened in std::mem::take(&mut *self.opened.lock()) {
+            match opened {
+                Opened::Subscription(subscription) => subscription.bind(py).get().0.close(),
+                Opened::Watch(watch) => watch.bind(py).get().0.close(),
+            }
+        }
+        Ok(())
+    }
+
+    fn __repr__(&self) -> String {
+        let state = match (self.closed(), self.connected()) {
+            (true, _) => "closed",
+            (false, true) => "connected",
+            (false, false) => "not connected",
+        };
+        format!("Channel({:?}, {state})", &*self.pv)
+    }
+}

@@ -1,0 +1,116 @@
+//! The process's one client: a driver and the contexts of both protocols, each opened at its first channel.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::ca::CaContext;
+use crate::driver::Driver;
+use crate::error::{Error, Kind};
+use crate::link::Link;
+use crate::pva::PvaContext;
+
+pub struct Client {
+    pub driver: Arc<Driver>,
+    ca: Mutex<Option<Arc<CaContext>>>,
+    pva: Mutex<Option<Arc<PvaContext>>>,
+    closed: AtomicBool,
+}
+
+/// A PV's protocol and the name its server knows.
+pub fn parse(pv: &str) -> Result<(&'static str, &str), Error> {
+    /// A search is one datagram of at most 1024 bytes with its headers (caProto.h, MAX_UDP_SEND).
+    const LONGEST: usize = 1000;
+    let (protocol, name) = match pv.split_once("://") {
+        Some(("ca", name)) => ("ca", name),
+        Some(("pva", name)) => ("pva", name),
+        // A channel filter may hold "://" in its text, behind a brace.
+        Some((scheme, _)) if !scheme.contains(['{', '.']) => {
+            return Err(Error::value(format!(
+                "unknown scheme {scheme:?}; use ca://, pva:// or the bare name"
+            )));
+        }
+        _ => ("ca", pv),
+    };
+    if name.is_empty() {
+        return Err(Error::value("a PV's name is empty"));
+    }
+    if name.len() > LONGEST {
+        return Err(Error::value(format!(
+            "a PV's name has {} bytes, at most {LONGEST} can be searched",
+            name.len()
+        )));
+    }
+    if let Some(odd) = name.chars().find(|c| !c.is_ascii() || c.is_ascii_control()) {
+        return Err(Error::value(format!("{odd:?} cannot stand in a PV's name")));
+    }
+    Ok((protocol, name))
+}
+
+impl Client {
+    pub fn start() -> Result<Arc<Self>, Error> {
+        let driver = Driver::start().map_err(|e| Error::new(Kind::Other, format!("no network thread: {e}")))?;
+        Ok(Arc::new(Self {
+            driver,
+            ca: Mutex::default(),
+            pva: Mutex::default(),
+            closed: AtomicBool::new(false),
+        }))
+    }
+
+    pub fn closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.driver.stop();
+        *self.ca.lock() = None;
+        *self.pva.lock() = None;
+    }
+
+    pub fn link(&self, pv: &str) -> Result<Link, Error> {
+        match parse(pv)? {
+            ("pva", name) => Ok(Link::Pva(self.pva()?.link(name))),
+            (_, name) => Ok(Link::Ca(self.ca()?.link(name))),
+        }
+    }
+
+    fn ca(&self) -> Result<Arc<CaContext>, Error> {
+        let mut ca = self.ca.lock();
+        if let Some(context) = &*ca {
+            return Ok(context.clone());
+        }
+        let handle = self.driver.handle().clone();
+        let context = Arc::new(self.driver.block_on(CaContext::open(handle))?);
+        *ca = Some(context.clone());
+        Ok(context)
+    }
+
+    fn pva(&self) -> Result<Arc<PvaContext>, Error> {
+        let mut pva = self.pva.lock();
+        if let Some(context) = &*pva {
+            return Ok(context.clone());
+        }
+        let handle = self.driver.handle().clone();
+        let context = Arc::new(self.driver.block_on(PvaContext::open(handle))?);
+        *pva = Some(context.clone());
+        Ok(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_schemes() {
+        assert_eq!(parse("X").unwrap(), ("ca", "X"));
+        assert_eq!(parse("ca://X").unwrap(), ("ca", "X"));
+        assert_eq!(parse("pva://X").unwrap(), ("pva", "X"));
+        for bad in ["", "pva://", "http://X", "a\0b", "µ", &"x".repeat(1001)] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! The one way from the network to Python: a bounded queue, drained by its owner.
+//!
+//! A monitor's updates wait in its lane; the queue holds one token for each, so that the updates of all lanes keep the
+//! order of the wire and a lane that overflows drops its own oldest without anything being moved.
+
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use pyo3::exceptions::PyOSError;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyTuple};
+
+use crate::channel::Outcome;
+use crate::convert::exception;
+use crate::error::Error;
+use crate::events::Event;
+use crate::guard;
+use crate::reading::Reading;
+use crate::runtime::{Limit, SLICE, Timeout};
+use crate::subscription::{Subscriber, Watcher};
+
+/// Taken at once by the owner: one GIL take for so many.
+const BATCH: usize = 512;
+/// Stale tokens are swept out when they are more than half of the queue, and at least so many.
+const SWEEP: usize = 1024;
+
+enum Item {
+    /// The oldest update of this subscriber's lane.
+    Update(Arc<Subscriber>),
+    /// Somebody awaits the next update of this subscriber's lane.
+    Next(Arc<Subscriber>, Py<PyAny>),
+    Event(Arc<Watcher>, Event),
+    Call(Py<PyAny>, Py<PyTuple>),
+    Completion(Py<PyAny>, Arc<str>, Box<Result<Outcome, Error>>),
+}
+
+#[derive(Default)]
+struct State {
+    items: VecDeque<Item>,
+    stale: usize,
+    waiting: usize,
+    /// The loop has been told and has not drained yet.
+    woken: bool,
+    closed: bool,
+}
+
+#[derive(Default)]
+pub struct Queue {
+    state: Mutex<State>,
+    ready: Condvar,
+    /// What an event loop watches: ours to write, the loop's to read.
+    wake: OnceLock<(UnixStream, UnixStream)>,
+}
+
+static QUEUES: Mutex<Vec<Weak<Queue>>> = Mutex::new(Vec::new());
+
+/// Close every delivery of the process.
+pub fn close_all() {
+    for queue in QUEUES.lock().drain(..).filter_map(|queue| queue.upgrade()) {
+        queue.close();
+    }
+}
+
+impl Queue {
+    pub fn new() -> Arc<Self> {
+        let queue = Arc::new(Self::default());
+        let mut all = QUEUES.lock();
+        all.retain(|other| other.strong_count() > 0);
+        all.push(Arc::downgrade(&queue));
+        queue
+    }
+
+    fn push(&self, item: Item) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        state.items.push_back(item);
+        self.wake(&mut state);
+    }
+
+    fn wake(&self, state: &mut State) {
+        if state.waiting > 0 {
+            self.ready.notify_one();
+        }
+        if let Some((ours, _)) = self.wake.get()
+            && !state.woken
+        {
+            state.woken = true;
+            // A full socket has woken the loop already.
+            let _ = (&*ours).write(&[1]);
+        }
+    }
+
+    /// One more update has been pushed to the subscriber's lane, and so many of its oldest dropped.
+    pub fn updated(&self, subscriber: &Arc<Subscriber>, stale: usize) {
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        state.items.push_back(Item::Update(subscriber.clone()));
+        state.stale += stale;
+        if state.stale > SWEEP && state.stale > state.items.len() / 2 {
+            sweep(&mut state);
+        }
+        self.wake(&mut state);
+    }
+
+    pub fn next(&self, subscriber: Arc<Subscriber>, operation: Py<PyAny>) {
+        self.push(Item::Next(subscriber, operation));
+    }
+
+    pub fn event(&self, watcher: Arc<Watcher>, event: Event) {
+        self.push(Item::Event(watcher, event));
+    }
+
+    pub fn complete(&self, operation: Py<PyAny>, pv: Arc<str>, result: Result<Outcome, Error>) {
+        self.push(Item::Completion(operation, pv, Box::new(result)));
+    }
+
+    pub fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let items = std::mem::take(&mut state.items);
+        self.ready.notify_all();
+        drop(state);
+        drop(items);
+    }
+
+    /// Up to a batch of what is due; stale tokens count for nothing.
+    fn pop(&self) -> (Vec<Due>, bool) {
+        let mut state = self.state.lock();
+        if let Some((_, theirs)) = self.wake.get()
+            && state.woken
+        {
+            state.woken = false;
+            let mut byte = [0; 1];
+            let _ = (&*theirs).read(&mut byte);
+        }
+        let mut due = Vec::with_capacity(state.items.len().min(BATCH));
+        while due.len() < BATCH {
+            match state.items.pop_front() {
+                None => break,
+                Some(Item::Update(subscriber)) => match subscriber.lane.redeem() {
+                    Some(reading) => due.push(Due::Update(subscriber, reading)),
+                    None => state.stale = state.stale.saturating_sub(1),
+                },
+                Some(other) => due.push(Due::Item(other)),
+            }
+        }
+        if !state.items.is_empty() {
+            self.wake(&mut state);
+        }
+        (due, state.closed)
+    }
+
+    /// Wait until something is due; false where the time is over before.
+    fn wait(&self, limit: Option<Duration>) -> bool {
+        let end = limit.map(|limit| Instant::now() + limit);
+        let mut state = self.state.lock();
+        while state.items.is_empty() && !state.closed {
+            state.waiting += 1;
+            let over = match end {
+                Some(end) => self.ready.wait_until(&mut state, end).timed_out(),
+                None => {
+                    self.ready.wait(&mut state);
+                    false
+                }
+            };
+            state.waiting -= 1;
+            if over {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+fn sweep(state: &mut State) {
+    let mut stale = 0;
+    state.items.retain(|item| match item {
+        Item::Update(subscriber) => {
+            let gone = subscriber.lane.discard_stale();
+            stale += usize::from(gone);
+            !gone
+        }
+        _ => true,
+    });
+    state.stale = state.stale.saturating_sub(stale);
+}
+
+enum Due {
+    Update(Arc<Subscriber>, Arc<crate::value::Reading>),
+    Item(Item),
+}
+
+impl Due {
+    /// What Python has to call; None where nothing is left to do.
+    fn into_python(self, py: Python<'_>) -> PyResult<Option<Bound<'_, PyTuple>>> {
+        match self {
+            Self::Update(subscriber, reading) => {
+                let Some((callback, subscription)) = subscriber.callback(py) else {
+                    return Ok(None);
+                };
+                let reading = Arc::try_unwrap(reading).unwrap_or_else(|shared| (*shared).clone());
+                let arguments = (Reading::new(py, reading)?,).into_pyobject(py)?;
+                Ok(Some((callback, arguments, subscription).into_pyobject(py)?))
+            }
+            Self::Item(Item::Event(watcher, event)) => watcher.call(py, &event),
+            Self::Item(Item::Call(function, arguments)) => {
+                Ok(Some((function, arguments, py.None()).into_pyobject(py)?))
+            }
+            Self::Item(Item::Next(subscriber, operation)) => {
+                subscriber.answer(py, operation.bind(py))?;
+                Ok(None)
+            }
+            Self::Item(Item::Completion(operation, pv, result)) => {
+                finish(py, operation.bind(py), &pv, *result)?;
+                Ok(None)
+            }
+            Self::Item(Item::Update(_)) => Ok(None),
+        }
+    }
+}
+
+/// Set an operation's result, unless it has been cancelled.
+pub fn finish(py: Python<'_>, operation: &Bound<'_, PyAny>, pv: &str, result: Result<Outcome, Error>) -> PyResult<()> {
+    if operation.call_method0("done")?.extract()? {
+        return Ok(());
+    }
+    match result
+        .map_err(|error| exception(py, pv, &error))
+        .and_then(|outcome| outcome.into_python(py))
+    {
+        Ok(value) => operation.call_method1("set_result", (value,))?,
+        Err(error) => operation.call_method1("set_exception", (error.into_value(py),))?,
+    };
+    Ok(())
+}
+
+/// The queue behind a Delivery.
+#[pyclass(frozen, subclass, module = "epicsrs_native._native")]
+pub struct DeliveryQueue {
+    name: String,
+    pub queue: Arc<Queue>,
+}
+
+#[pymethods]
+impl DeliveryQueue {
+    #[new]
+    #[pyo3(signature = (name = "epicsrs".to_owned()))]
+    fn new(name: String) -> Self {
+        Self {
+            name,
+            queue: Queue::new(),
+        }
+    }
+
+    /// The name it was given.
+    #[getter]
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it has been closed.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.queue.state.lock().closed
+    }
+
+    /// How much waits to be taken: updates, events, results and calls.
+    #[getter]
+    fn pending(&self) -> usize {
+        let state = self.queue.state.lock();
+        state.items.len().saturating_sub(state.stale)
+    }
+
+    /// Have `function(*args)` run where this delivery is drained, after what is queued already; never dropped.
+    #[pyo3(signature = (function, *args))]
+    fn call(&self, function: Py<PyAny>, args: Py<PyTuple>) {
+        self.queue.push(Item::Call(function, args));
+    }
+
+    /// Take what is due: (callback, arguments, source) each, the results of awaitables being set on the way.
+    ///
+    /// Waits until something is due or `timeout` seconds are over (an empty list); None once the delivery is closed.
+    #[pyo3(signature = (*, timeout = None))]
+    fn take<'py>(&self, py: Python<'py>, timeout: Option<Timeout<'py>>) -> PyResult<Option<Bound<'py, PyList>>> {
+        let limit = match &timeout {
+            Some(timeout) => Limit::parse(&self.name, timeout)?,
+            None => Limit::forever(),
+        };
+        loop {
+            let (due, closed) = self.queue.pop();
+            if !due.is_empty() {
+                let calls = PyList::empty(py);
+                for one in due {
+                    if let Some(call) = one.into_python(py)? {
+                        calls.append(call)?;
+                    }
+                }
+                return Ok(Some(calls));
+            }
+            if closed {
+                return Ok(None);
+            }
+            if limit.over() {
+                return Ok(Some(PyList::empty(py)));
+            }
+            let slice = limit.slice(if is_main_thread(py)? { Some(SLICE) } else { None });
+            guard::away(py, || self.queue.wait(slice));
+            py.check_signals()?;
+        }
+    }
+
+    /// A descriptor that becomes readable when something is due, for an event loop to watch.
+    fn fileno(&self) -> PyResult<i32> {
+        if let Some((_, theirs)) = self.queue.wake.get() {
+            return Ok(theirs.as_raw_fd());
+        }
+        let (ours, theirs) = UnixStream::pair().map_err(|e| PyOSError::new_err(e.to_string()))?;
+        for end in [&ours, &theirs] {
+            end.set_nonblocking(true)
+                .map_err(|e| PyOSError::new_err(e.to_string()))?;
+        }
+        let (_, theirs) = self.queue.wake.get_or_init(|| (ours, theirs));
+        let descriptor = theirs.as_raw_fd();
+        let mut state = self.queue.state.lock();
+        if !state.items.is_empty() {
+            self.queue.wake(&mut state);
+        }
+        Ok(descriptor)
+    }
+
+    /// Close it: what waits is thrown away, what comes later as well, and whoever drains it returns.
+    fn close(&self) {
+        self.queue.close();
+    }
+}
+
+fn is_main_thread(py: Python<'_>) -> PyResult<bool> {
+    let threading = py.import("threading")?;
+    threading
+        .call_method0("current_thread")?
+        .eq(threading.call_method0("main_thread")?)
+}

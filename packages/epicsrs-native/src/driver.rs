@@ -1,0 +1,163 @@
+//! Who drives the network: whoever waits, and one thread while nobody does.
+//!
+//! The runtime is tokio's current_thread kind, whose driver passes between the threads that block on it. A blocking call
+//! so waits on the sockets itself: no second thread is woken for a reply, and none has to wake this one.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Waker};
+use std::thread;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use parking_lot::{Condvar, Mutex};
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::Notify;
+
+/// A call that runs beside others; it reports its own result.
+pub type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// How long nobody must have called before the background thread takes the driver: between the calls of a hot loop it
+/// would only be in the way.
+const GRACE: Duration = Duration::from_millis(1);
+
+pub struct Driver {
+    runtime: Runtime,
+    /// Threads in `block_on` now, and how many there ever were.
+    active: AtomicUsize,
+    calls: AtomicU64,
+    /// The background thread holds the driver until `release`.
+    background: AtomicBool,
+    release: Notify,
+    /// The background thread sleeps until somebody leaves.
+    resting: AtomicBool,
+    rest: (Mutex<()>, Condvar),
+    stopped: AtomicBool,
+    pump: Arc<Pump>,
+}
+
+/// Where started jobs wait to be picked up; one task runs them all.
+#[derive(Default)]
+struct Pump {
+    jobs: Mutex<Vec<Job>>,
+    submitted: Notify,
+}
+
+impl Pump {
+    fn submit(&self, job: Job) {
+        let mut jobs = self.jobs.lock();
+        let idle = jobs.is_empty();
+        jobs.push(job);
+        drop(jobs);
+        if idle {
+            self.submitted.notify_one();
+        }
+    }
+
+    async fn run(self: Arc<Self>) {
+        let mut running = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.submitted.notified() => running.extend(std::mem::take(&mut *self.jobs.lock())),
+                Some(()) = running.next(), if !running.is_empty() => {}
+            }
+        }
+    }
+}
+
+impl Driver {
+    pub fn start() -> io::Result<Arc<Self>> {
+        let driver = Arc::new(Self {
+            runtime: Builder::new_current_thread().enable_all().build()?,
+            active: AtomicUsize::new(0),
+            calls: AtomicU64::new(0),
+            background: AtomicBool::new(false),
+            release: Notify::new(),
+            resting: AtomicBool::new(false),
+            rest: (Mutex::new(()), Condvar::new()),
+            stopped: AtomicBool::new(false),
+            pump: Arc::default(),
+        });
+        driver.runtime.spawn(driver.pump.clone().run());
+        let background = driver.clone();
+        thread::Builder::new()
+            .name("epicsrs-network".into())
+            .spawn(move || background.drive())?;
+        Ok(driver)
+    }
+
+    pub fn handle(&self) -> &Handle {
+        self.runtime.handle()
+    }
+
+    /// Run a future on the calling thread, which drives the network meanwhile.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        self.active.fetch_add(1, Ordering::SeqCst);
+        if self.background.load(Ordering::SeqCst) {
+            self.release.notify_one();
+        }
+        let output = self.runtime.block_on(future);
+        if self.active.fetch_sub(1, Ordering::SeqCst) == 1 && self.resting.load(Ordering::SeqCst) {
+            drop(self.rest.0.lock());
+            self.rest.1.notify_one();
+        }
+        output
+    }
+
+    /// Start a job: what it can do at once it does before this returns, in the calling thread and in its order; the
+    /// rest runs on the driver. True where it is through already.
+    pub fn start_job(&self, mut job: Job) -> bool {
+        let _entered = self.runtime.enter();
+        if job.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+            return true;
+        }
+        self.pump.submit(job);
+        false
+    }
+
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        self.release.notify_one();
+        drop(self.rest.0.lock());
+        self.rest.1.notify_one();
+    }
+
+    fn drive(&self) {
+        while !self.stopped.load(Ordering::SeqCst) {
+            let calls = self.calls.load(Ordering::SeqCst);
+            thread::park_timeout(GRACE);
+            let same = self.calls.load(Ordering::SeqCst) == calls;
+            match self.active.load(Ordering::SeqCst) {
+                0 if same => self.hold(),
+                0 => {}
+                _ if same => self.rest_until_idle(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Drive until somebody blocks.
+    fn hold(&self) {
+        self.background.store(true, Ordering::SeqCst);
+        // Whoever blocks from here on releases; who came just before drives beside us until the next call.
+        if self.active.load(Ordering::SeqCst) == 0 {
+            self.runtime.block_on(self.release.notified());
+        }
+        self.background.store(false, Ordering::SeqCst);
+    }
+
+    /// The same caller blocks all the time and drives: wake up when the last one leaves.
+    fn rest_until_idle(&self) {
+        let mut rest = self.rest.0.lock();
+        self.resting.store(true, Ordering::SeqCst);
+        while self.active.load(Ordering::SeqCst) > 0 && !self.stopped.load(Ordering::SeqCst) {
+            self.rest.1.wait(&mut rest);
+        }
+        self.resting.store(false, Ordering::SeqCst);
+    }
+}

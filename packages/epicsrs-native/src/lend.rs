@@ -1,0 +1,39 @@
+//! Lending decoded elements to numpy without a copy: the one file with unsafe code.
+#![allow(unsafe_code)]
+
+use numpy::ndarray::ArrayView1;
+use numpy::{Element, PyArray1, PyUntypedArrayMethods};
+use pyo3::prelude::*;
+
+use crate::value::Elements;
+
+/// Keeps the lent elements alive: numpy holds it as the array's base.
+#[pyclass(frozen, name = "Elements", module = "epicsrs_native._native")]
+struct Lent {
+    _elements: Box<dyn std::any::Any + Send + Sync>,
+}
+
+/// A read-only numpy array over the elements.
+pub fn lend<T: Element + Send + Sync + 'static>(py: Python<'_>, elements: Elements<T>) -> PyResult<Py<PyAny>> {
+    // The view's pointer stays valid when the Arc moves into the keeper: it points to the elements, which do not move.
+    let slice: &[T] = (*elements).as_ref();
+    let (start, length) = (slice.as_ptr(), slice.len());
+    let keeper = Bound::new(
+        py,
+        Lent {
+            _elements: Box::new(elements),
+        },
+    )?;
+    // SAFETY: `start..start + length` is the slice above, which the keeper owns from here on through its Arc, and which
+    // nobody writes: Elements gives shared references only.
+    let array = unsafe {
+        let view = ArrayView1::from_shape_ptr(length, start);
+        PyArray1::borrow_from_array(&view, keeper.into_any())
+    };
+    debug_assert_eq!(array.len(), length);
+    // SAFETY: the array was made a line above and nobody else has seen it; clearing the flag only forbids writing.
+    unsafe {
+        (*array.as_array_ptr()).fields.flags &= !numpy::npyffi::NPY_ARRAY_WRITEABLE;
+    }
+    Ok(array.into_any().unbind())
+}

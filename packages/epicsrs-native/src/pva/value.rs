@@ -1,0 +1,356 @@
+//! PVA fields <-> Value, by the normative types of the EPICS 7 specification.
+
+use std::sync::Arc;
+
+use epics_base_rs::types::PvString;
+use epics_pva_rs::pvdata::{FieldDesc, PvArray, PvField, PvStructure, ScalarType, ScalarValue, TypedScalarArray};
+
+use crate::error::Error;
+use crate::exact;
+use crate::value::{Alarm, Array, Choices, Elements, Form, Limits, Metadata, Pair, Reading, Text, Value};
+
+fn shared<T: Send + Sync + 'static>(array: &PvArray<T>) -> Elements<T> {
+    Arc::new(array.clone())
+}
+
+fn scalar(value: &ScalarValue) -> Value {
+    match value {
+        ScalarValue::Boolean(x) => Value::Bool(*x),
+        ScalarValue::Byte(x) => Value::Int(i64::from(*x)),
+        ScalarValue::Short(x) => Value::Int(i64::from(*x)),
+        ScalarValue::Int(x) => Value::Int(i64::from(*x)),
+        ScalarValue::Long(x) => Value::Int(*x),
+        ScalarValue::UByte(x) => Value::Int(i64::from(*x)),
+        ScalarValue::UShort(x) => Value::Int(i64::from(*x)),
+        ScalarValue::UInt(x) => Value::Int(i64::from(*x)),
+        ScalarValue::ULong(x) => Value::UInt(*x),
+        ScalarValue::Float(x) => Value::Float(f64::from(*x)),
+        ScalarValue::Double(x) => Value::Float(*x),
+        ScalarValue::String(x) => Value::Text(x.as_bytes().to_vec()),
+    }
+}
+
+fn array(array: &TypedScalarArray) -> Array {
+    match array {
+        TypedScalarArray::Boolean(a) => Array::Bool(shared(a)),
+        TypedScalarArray::Byte(a) => Array::I8(shared(a)),
+        TypedScalarArray::UByte(a) => Array::U8(shared(a)),
+        TypedScalarArray::Short(a) => Array::I16(shared(a)),
+        TypedScalarArray::UShort(a) => Array::U16(shared(a)),
+        TypedScalarArray::Int(a) => Array::I32(shared(a)),
+        TypedScalarArray::UInt(a) => Array::U32(shared(a)),
+        TypedScalarArray::Long(a) => Array::I64(shared(a)),
+        TypedScalarArray::ULong(a) => Array::U64(shared(a)),
+        TypedScalarArray::Float(a) => Array::F32(shared(a)),
+        TypedScalarArray::Double(a) => Array::F64(shared(a)),
+        TypedScalarArray::String(a) => Array::Text(a.iter().map(|s| s.as_bytes().to_vec()).collect()),
+    }
+}
+
+/// Any field; an `enum_t` becomes an enum wherever it stands.
+fn field(of: &PvField) -> Value {
+    match of {
+        PvField::Scalar(value) => scalar(value),
+        PvField::ScalarArrayTyped(values) => Value::Array(array(values)),
+        PvField::ScalarArray(values) => Value::List(values.iter().map(scalar).collect()),
+        PvField::Structure(structure) => enumeration(structure).unwrap_or_else(|| nested(structure)),
+        PvField::StructureArray(items) => Value::List(
+            items
+                .iter()
+                .map(|item| item.as_ref().map_or(Value::Nothing, nested))
+                .collect(),
+        ),
+        PvField::Union { value, .. } => field(value),
+        PvField::UnionArray(items) => Value::List(
+            items
+                .iter()
+                .map(|item| item.as_ref().map_or(Value::Nothing, |i| field(&i.value)))
+                .collect(),
+        ),
+        PvField::Variant(variant) => field(&variant.value),
+        PvField::VariantArray(items) => Value::List(
+            items
+                .iter()
+                .map(|item| item.as_ref().map_or(Value::Nothing, |i| field(&i.value)))
+                .collect(),
+        ),
+        PvField::Null => Value::Nothing,
+    }
+}
+
+fn nested(structure: &PvStructure) -> Value {
+    Value::Structure {
+        id: structure.struct_id.clone(),
+        fields: structure
+            .fields
+            .iter()
+            .map(|(name, value)| (name.clone(), field(value)))
+            .collect(),
+    }
+}
+
+fn enumeration(structure: &PvStructure) -> Option<Value> {
+    if structure.struct_id != "enum_t" {
+        return None;
+    }
+    let index = integer(structure.get_field("index"))?;
+    Some(Value::Enum {
+        index,
+        choices: choices(structure),
+    })
+}
+
+fn choices(structure: &PvStructure) -> Option<Choices> {
+    match structure.get_field("choices") {
+        Some(PvField::ScalarArrayTyped(TypedScalarArray::String(labels))) => {
+            Some(labels.iter().map(|label| label.as_bytes().to_vec()).collect())
+        }
+        _ => None,
+    }
+}
+
+fn integer(field: Option<&PvField>) -> Option<i64> {
+    match field {
+        Some(PvField::Scalar(value)) => match scalar(value) {
+            Value::Int(i) => Some(i),
+            Value::UInt(u) => i64::try_from(u).ok(),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn number(field: Option<&PvField>) -> Option<f64> {
+    match field {
+        Some(PvField::Scalar(value)) => match scalar(value) {
+            Value::Int(i) => Some(i as f64),
+            Value::UInt(u) => Some(u as f64),
+            Value::Float(f) => Some(f),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn string(field: Option<&PvField>) -> Option<Text> {
+    match field {
+        Some(PvField::Scalar(ScalarValue::String(text))) => Some(text.as_bytes().to_vec()),
+        _ => None,
+    }
+}
+
+fn structure<'a>(of: &'a PvStructure, name: &str) -> Option<&'a PvStructure> {
+    match of.get_field(name) {
+        Some(PvField::Structure(inner)) => Some(inner),
+        _ => None,
+    }
+}
+
+/// Whether a structure's `value` is what a reading's value is: a scalar, an array or an enum.
+pub fn has_plain_value(desc: &FieldDesc) -> bool {
+    let FieldDesc::Structure { fields, .. } = desc else {
+        return true;
+    };
+    fields.iter().any(|(name, desc)| {
+        name == "value"
+            && match desc {
+                FieldDesc::Scalar(_) | FieldDesc::ScalarArray(_) => true,
+                FieldDesc::Structure { struct_id, .. } => struct_id == "enum_t",
+                _ => false,
+            }
+    })
+}
+
+/// A whole reply; `plain` as `has_plain_value` says.
+pub fn reading(of: &PvField, plain: bool, form: Form) -> Reading {
+    let PvField::Structure(top) = of else {
+        return Reading::bare(field(of));
+    };
+    let value = if plain {
+        top.get_field("value").map_or(Value::Nothing, field)
+    } else {
+        nested(top)
+    };
+    let mut reading = Reading::bare(value);
+    if form == Form::Value {
+        return reading;
+    }
+    reading.alarm = structure(top, "alarm").and_then(|alarm| {
+        Some(Alarm {
+            severity: i32::try_from(integer(alarm.get_field("severity"))?).ok()?,
+            status: i32::try_from(integer(alarm.get_field("status")).unwrap_or_default()).ok()?,
+            message: string(alarm.get_field("message")),
+        })
+    });
+    reading.timestamp = structure(top, "timeStamp").and_then(time);
+    if form == Form::Ctrl {
+        reading.metadata = Some(metadata(top));
+    }
+    reading
+}
+
+/// A structure that nobody stamped has 0, which is no time.
+fn time(stamp: &PvStructure) -> Option<i64> {
+    let seconds = integer(stamp.get_field("secondsPastEpoch"))?;
+    let nanoseconds = integer(stamp.get_field("nanoseconds"))?;
+    if seconds == 0 && nanoseconds == 0 {
+        return None;
+    }
+    seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
+}
+
+fn pair(of: &PvStructure, low: &str, high: &str) -> Pair {
+    Some((number(of.get_field(low))?, number(of.get_field(high))?))
+}
+
+fn metadata(top: &PvStructure) -> Metadata {
+    let display = structure(top, "display");
+    let control = structure(top, "control");
+    let alarm = structure(top, "valueAlarm");
+    let limits = Limits {
+        display: display.and_then(|d| pair(d, "limitLow", "limitHigh")),
+        control: control.and_then(|c| pair(c, "limitLow", "limitHigh")),
+        warning: alarm.and_then(|a| pair(a, "lowWarningLimit", "highWarningLimit")),
+        alarm: alarm.and_then(|a| pair(a, "lowAlarmLimit", "highAlarmLimit")),
+    };
+    let any = limits
+        .display
+        .or(limits.control)
+        .or(limits.warning)
+        .or(limits.alarm)
+        .is_some();
+    let value = structure(top, "value");
+    Metadata {
+        units: display.and_then(|d| string(d.get_field("units"))),
+        precision: display.and_then(|d| i32::try_from(integer(d.get_field("precision"))?).ok()),
+        choices: value.filter(|v| v.struct_id == "enum_t").and_then(choices),
+        limits: any.then_some(limits),
+        description: display.and_then(|d| string(d.get_field("description"))),
+    }
+}
+
+/// The first `count` elements of an array; a scalar as it is.
+pub fn first(value: Value, count: usize) -> Value {
+    struct First<T: 'static>(Elements<T>, usize);
+    impl<T: 'static> AsRef<[T]> for First<T> {
+        fn as_ref(&self) -> &[T] {
+            let all = (*self.0).as_ref();
+            all.get(..self.1).unwrap_or(all)
+        }
+    }
+    fn cut<T: Send + Sync + 'static>(elements: Elements<T>, count: usize) -> Elements<T> {
+        Arc::new(First(elements, count))
+    }
+    let Value::Array(array) = value else { return value };
+    Value::Array(match array {
+        Array::Bool(a) => Array::Bool(cut(a, count)),
+        Array::I8(a) => Array::I8(cut(a, count)),
+        Array::U8(a) => Array::U8(cut(a, count)),
+        Array::I16(a) => Array::I16(cut(a, count)),
+        Array::U16(a) => Array::U16(cut(a, count)),
+        Array::I32(a) => Array::I32(cut(a, count)),
+        Array::U32(a) => Array::U32(cut(a, count)),
+        Array::I64(a) => Array::I64(cut(a, count)),
+        Array::U64(a) => Array::U64(cut(a, count)),
+        Array::F32(a) => Array::F32(cut(a, count)),
+        Array::F64(a) => Array::F64(cut(a, count)),
+        Array::Text(mut a) => {
+            a.truncate(count);
+            Array::Text(a)
+        }
+    })
+}
+
+/// What a put sends for a `value` of this type; enums are the caller's.
+pub fn to_field(value: Value, desc: &FieldDesc) -> Result<PvField, Error> {
+    match desc {
+        FieldDesc::Scalar(kind) => Ok(PvField::Scalar(to_scalar(value, *kind)?)),
+        FieldDesc::ScalarArray(kind) => Ok(PvField::ScalarArrayTyped(to_array(value, *kind)?)),
+        other => Err(Error::wrong_type(format!(
+            "a put to the server's {} is not supported",
+            type_name(other)
+        ))),
+    }
+}
+
+fn to_scalar(value: Value, kind: ScalarType) -> Result<ScalarValue, Error> {
+    Ok(match kind {
+        ScalarType::Boolean => ScalarValue::Boolean(exact::scalar(&value)?),
+        ScalarType::Byte => ScalarValue::Byte(exact::scalar(&value)?),
+        ScalarType::Short => ScalarValue::Short(exact::scalar(&value)?),
+        ScalarType::Int => ScalarValue::Int(exact::scalar(&value)?),
+        ScalarType::Long => ScalarValue::Long(exact::scalar(&value)?),
+        ScalarType::UByte => ScalarValue::UByte(exact::scalar(&value)?),
+        ScalarType::UShort => ScalarValue::UShort(exact::scalar(&value)?),
+        ScalarType::UInt => ScalarValue::UInt(exact::scalar(&value)?),
+        ScalarType::ULong => ScalarValue::ULong(exact::scalar(&value)?),
+        ScalarType::Float => ScalarValue::Float(exact::scalar(&value)?),
+        ScalarType::Double => ScalarValue::Double(exact::scalar(&value)?),
+        ScalarType::String => ScalarValue::String(PvString::from_bytes(exact::text(value)?)),
+    })
+}
+
+fn to_array(value: Value, kind: ScalarType) -> Result<TypedScalarArray, Error> {
+    Ok(match kind {
+        ScalarType::Boolean => TypedScalarArray::Boolean(exact::array(&value)?.into()),
+        ScalarType::Byte => TypedScalarArray::Byte(exact::array(&characters(value))?.into()),
+        ScalarType::UByte => TypedScalarArray::UByte(exact::array(&characters(value))?.into()),
+        ScalarType::Short => TypedScalarArray::Short(exact::array(&value)?.into()),
+        ScalarType::Int => TypedScalarArray::Int(exact::array(&value)?.into()),
+        ScalarType::Long => TypedScalarArray::Long(exact::array(&value)?.into()),
+        ScalarType::UShort => TypedScalarArray::UShort(exact::array(&value)?.into()),
+        ScalarType::UInt => TypedScalarArray::UInt(exact::array(&value)?.into()),
+        ScalarType::ULong => TypedScalarArray::ULong(exact::array(&value)?.into()),
+        ScalarType::Float => TypedScalarArray::Float(exact::array(&value)?.into()),
+        ScalarType::Double => TypedScalarArray::Double(exact::array(&value)?.into()),
+        ScalarType::String => {
+            TypedScalarArray::String(exact::texts(value)?.into_iter().map(PvString::from_bytes).collect())
+        }
+    })
+}
+
+/// Text becomes characters with a NUL behind them, as EPICS long strings are kept.
+fn characters(value: Value) -> Value {
+    match value {
+        Value::Text(mut text) => {
+            text.push(0);
+            Value::Array(Array::U8(exact::elements(text)))
+        }
+        other => other,
+    }
+}
+
+/// The type as the pvAccess specification writes it: `double`, `double[]`, a structure by its id.
+pub fn type_name(desc: &FieldDesc) -> String {
+    let scalar = |kind: &ScalarType| match kind {
+        ScalarType::Boolean => "boolean",
+        ScalarType::Byte => "byte",
+        ScalarType::Short => "short",
+        ScalarType::Int => "int",
+        ScalarType::Long => "long",
+        ScalarType::UByte => "ubyte",
+        ScalarType::UShort => "ushort",
+        ScalarType::UInt => "uint",
+        ScalarType::ULong => "ulong",
+        ScalarType::Float => "float",
+        ScalarType::Double => "double",
+        ScalarType::String => "string",
+    };
+    let named = |id: &str, otherwise: &str| {
+        if id.is_empty() {
+            otherwise.to_owned()
+        } else {
+            id.to_owned()
+        }
+    };
+    match desc {
+        FieldDesc::Scalar(kind) => scalar(kind).to_owned(),
+        FieldDesc::ScalarArray(kind) => format!("{}[]", scalar(kind)),
+        FieldDesc::Structure { struct_id, .. } => named(struct_id, "structure"),
+        FieldDesc::StructureArray { struct_id, .. } => format!("{}[]", named(struct_id, "structure")),
+        FieldDesc::Union { struct_id, .. } => named(struct_id, "union"),
+        FieldDesc::UnionArray { struct_id, .. } => format!("{}[]", named(struct_id, "union")),
+        FieldDesc::Variant => "any".to_owned(),
+        FieldDesc::VariantArray => "any[]".to_owned(),
+    }
+}

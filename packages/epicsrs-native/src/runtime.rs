@@ -1,0 +1,271 @@
+//! The two ways to wait: `block` for a thread, `awaitable` for an event loop.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt};
+use tokio::sync::Notify;
+
+use crate::channel::Outcome;
+use crate::convert::exception;
+use crate::delivery::{DeliveryQueue, Queue};
+use crate::driver::Driver;
+use crate::error::{Error, Kind};
+use crate::guard;
+use crate::link::Link;
+use crate::panics;
+
+/// A blocked thread looks for signals this often.
+pub const SLICE: Duration = Duration::from_millis(50);
+
+/// Longer than any experiment; whoever means for ever says None.
+const LONGEST: f64 = 1e9;
+
+/// Seconds without a word of the caller.
+const USUAL: Duration = Duration::from_secs(5);
+
+/// A timeout as Python gave it, or did not.
+pub enum Timeout<'py> {
+    Usual,
+    Given(Bound<'py, PyAny>),
+}
+
+impl<'py> FromPyObject<'_, 'py> for Timeout<'py> {
+    type Error = std::convert::Infallible;
+
+    // Read later, when the PV is known that an error has to name.
+    fn extract(given: Borrowed<'_, 'py, PyAny>) -> Result<Self, Self::Error> {
+        Ok(Self::Given(given.to_owned()))
+    }
+}
+
+/// A call's timeout, running from when it was read.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    whole: Option<Duration>,
+    start: Instant,
+}
+
+impl Limit {
+    pub fn forever() -> Self {
+        Self {
+            whole: None,
+            start: Instant::now(),
+        }
+    }
+
+    /// Seconds as Python gave them; `pv` is for the error.
+    pub fn parse(pv: &str, timeout: &Timeout<'_>) -> PyResult<Self> {
+        let start = Instant::now();
+        let given = match timeout {
+            Timeout::Usual => {
+                return Ok(Self {
+                    whole: Some(USUAL),
+                    start,
+                });
+            }
+            Timeout::Given(given) if given.is_none() => return Ok(Self { whole: None, start }),
+            Timeout::Given(given) => given,
+        };
+        if given.is_instance_of::<PyBool>() {
+            return Err(not_seconds(pv, given));
+        }
+        if !given.is_instance_of::<PyFloat>() && !given.is_instance_of::<PyInt>() && !given.hasattr("__float__")? {
+            return Err(not_seconds(pv, given));
+        }
+        let seconds: f64 = given.extract().map_err(|_| not_seconds(pv, given))?;
+        if !(0.0..=LONGEST).contains(&seconds) {
+            return Err(PyValueError::new_err(format!(
+                "{pv}: timeout {seconds} is not between 0 and {LONGEST:.0} seconds; None waits for ever"
+            )));
+        }
+        Ok(Self {
+            whole: Some(Duration::from_secs_f64(seconds)),
+            start,
+        })
+    }
+
+    /// What is left, at most `most` at a time; None for ever.
+    pub fn slice(&self, most: Option<Duration>) -> Option<Duration> {
+        let left = self.whole.map(|whole| whole.saturating_sub(self.start.elapsed()));
+        match (left, most) {
+            (Some(left), Some(most)) => Some(left.min(most)),
+            (left, most) => left.or(most),
+        }
+    }
+
+    pub fn over(&self) -> bool {
+        self.whole.is_some_and(|whole| self.start.elapsed() >= whole)
+    }
+
+    /// The error of a call whose time is over.
+    fn late(&self, link: &Link) -> Error {
+        let seconds = self.whole.unwrap_or_default().as_secs_f64();
+        if link.events().connected() {
+            Error::new(
+                Kind::ReplyTimeout,
+                format!("connected, but no reply within {seconds} s"),
+            )
+        } else {
+            Error::new(
+                Kind::NotConnected,
+                format!("not connected: no server answered within {seconds} s"),
+            )
+        }
+    }
+}
+
+fn not_seconds(pv: &str, given: &Bound<'_, PyAny>) -> PyErr {
+    let shown = given.repr().map_or_else(|_| "timeout".to_owned(), |r| r.to_string());
+    PyTypeError::new_err(format!(
+        "{pv}: timeout must be a number of seconds or None, not {shown}"
+    ))
+}
+
+/// Whose call it is.
+pub struct Caller<'a> {
+    pub driver: &'a Arc<Driver>,
+    pub pv: &'a Arc<str>,
+    pub link: &'a Link,
+}
+
+/// Run `call` on this thread until it is through, its time is over or a signal handler raises; without the GIL.
+///
+/// Signals are looked for between slices, outside of the driver: a Python handler may itself come back here.
+pub fn block<T: Send>(
+    py: Python<'_>,
+    caller: &Caller<'_>,
+    limit: Limit,
+    call: impl Future<Output = Result<T, Error>> + Send,
+) -> PyResult<T> {
+    let mut call = pin!(AssertUnwindSafe(call).catch_unwind());
+    loop {
+        let slice = limit.slice(Some(SLICE)).unwrap_or(SLICE);
+        let waited = guard::away(py, || {
+            caller
+                .driver
+                .block_on(async { tokio::time::timeout(slice, call.as_mut()).await })
+        });
+        match waited {
+            Ok(Ok(result)) => return result.map_err(|error| exception(py, caller.pv, &error)),
+            Ok(Err(panic)) => return Err(exception(py, caller.pv, &panics::error(&*panic))),
+            Err(_) => {
+                py.check_signals()?;
+                if limit.over() {
+                    return Err(exception(py, caller.pv, &limit.late(caller.link)));
+                }
+            }
+        }
+    }
+}
+
+/// Start `call` and return what awaits it on the running loop.
+///
+/// What can be sent is sent before this returns. The awaitable may be thrown away: the call goes on. Cancelling it
+/// withdraws the call.
+pub fn awaitable<'py>(
+    py: Python<'py>,
+    caller: &Caller<'_>,
+    limit: Limit,
+    call: impl Future<Output = Result<Outcome, Error>> + Send + 'static,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (queue, operation) = loop_operation(py)?;
+    let withdrawn = Arc::new(Notify::new());
+    let job = {
+        let (withdrawn, link, pv) = (withdrawn.clone(), caller.link.clone(), caller.pv.clone());
+        let answer = operation.clone().unbind();
+        async move {
+            let call = AssertUnwindSafe(call).catch_unwind();
+            let result = tokio::select! {
+                biased;
+                () = withdrawn.notified() => return,
+                result = within(limit, call) => match result {
+                    Some(Ok(result)) => result,
+                    Some(Err(panic)) => Err(panics::error(&*panic)),
+                    None => Err(limit.late(&link)),
+                }
+            };
+            queue.complete(answer, pv, result);
+        }
+    };
+    if !caller.driver.start_job(Box::pin(job)) {
+        operation.setattr("ticket", Ticket(withdrawn))?;
+    }
+    Ok(operation)
+}
+
+async fn within<F: Future>(limit: Limit, call: F) -> Option<F::Output> {
+    match limit.slice(None) {
+        Some(left) => tokio::time::timeout(left, call).await.ok(),
+        None => Some(call.await),
+    }
+}
+
+/// Withdraws a call that is under way.
+#[pyclass(frozen, module = "epicsrs_native._native")]
+pub struct Ticket(Arc<Notify>);
+
+#[pymethods]
+impl Ticket {
+    /// Drop the call: what has not been sent is never sent, and its reply is ignored.
+    fn withdraw(&self) {
+        self.0.notify_one();
+    }
+}
+
+thread_local! {
+    /// The loop that this thread asked for last, with its delivery's queue.
+    static LAST_LOOP: RefCell<Option<(Py<PyAny>, Arc<Queue>)>> = const { RefCell::new(None) };
+}
+
+/// The running loop's queue and a new operation on that loop.
+pub fn loop_operation(py: Python<'_>) -> PyResult<(Arc<Queue>, Bound<'_, PyAny>)> {
+    static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static OPERATION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let running = RUNNING.get_or_try_init(py, || {
+        PyResult::Ok(py.import("asyncio")?.getattr("get_running_loop")?.unbind())
+    })?;
+    let event_loop = running.bind(py).call0()?;
+    let operation = OPERATION.get_or_try_init(py, || {
+        PyResult::Ok(py.import("epicsrs_native.operation")?.getattr("Operation")?.unbind())
+    })?;
+    let keywords = PyDict::new(py);
+    keywords.set_item(pyo3::intern!(py, "loop"), &event_loop)?;
+    let operation = operation.bind(py).call((), Some(&keywords))?;
+    Ok((loop_queue(py, &event_loop)?, operation))
+}
+
+/// The queue of the running loop's delivery.
+pub fn running_queue(py: Python<'_>) -> PyResult<Arc<Queue>> {
+    let event_loop = py.import("asyncio")?.call_method0("get_running_loop")?;
+    loop_queue(py, &event_loop)
+}
+
+fn loop_queue(py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Queue>> {
+    let known = LAST_LOOP.with_borrow(|last| match last {
+        Some((known, queue)) if known.is(event_loop) => Some(queue.clone()),
+        _ => None,
+    });
+    if let Some(queue) = known {
+        return Ok(queue);
+    }
+    let delivery = py
+        .import("epicsrs_native.delivery")?
+        .call_method1("loop_delivery", (event_loop,))?;
+    let queue = delivery.cast::<DeliveryQueue>()?.get().queue.clone();
+    LAST_LOOP.set(Some((event_loop.clone().unbind(), queue.clone())));
+    Ok(queue)
+}
+
+/// Run what must not fail by a panic; a panic becomes an error and is counted.
+pub fn guarded<T>(run: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| Err(panics::error(&*panic)))
+}

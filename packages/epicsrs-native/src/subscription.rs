@@ -1,0 +1,370 @@
+//! What `monitor` and the `on_…` calls return, and what they do with updates and events.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use pyo3::exceptions::{PyStopAsyncIteration, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use tokio::sync::watch;
+
+use crate::convert::exception;
+use crate::delivery::Queue;
+use crate::error::Error;
+use crate::events::Event;
+use crate::feed::{Joined, Sink};
+use crate::guard;
+use crate::lane::{Capacity, Lane, Pushed};
+use crate::link::Link;
+use crate::reading::Reading;
+use crate::runtime::loop_operation;
+use crate::value;
+
+/// How far a subscription has come.
+#[derive(Clone, Debug)]
+enum Stage {
+    Waiting,
+    Running,
+    Failed(Error),
+}
+
+pub struct Subscriber {
+    pub pv: Arc<str>,
+    link: Link,
+    pub lane: Lane,
+    queue: Arc<Queue>,
+    callback: Option<Py<PyAny>>,
+    /// The Python object; held while open, so that a subscription lives until it is closed.
+    handle: Mutex<Option<Py<Subscription>>>,
+    id: AtomicU64,
+    stage: watch::Sender<Stage>,
+    /// Who awaits the next update, and the loop's queue to answer through.
+    reader: Mutex<Option<(Arc<Queue>, Py<PyAny>)>>,
+}
+
+impl Subscriber {
+    /// Join the link's feed; the updates come from now on, or from when the channel connects.
+    pub fn open(
+        py: Python<'_>,
+        pv: Arc<str>,
+        link: Link,
+        queue: Arc<Queue>,
+        callback: Option<Py<PyAny>>,
+        capacity: Capacity,
+    ) -> PyResult<Py<Subscription>> {
+        let subscriber = Arc::new(Self {
+            pv,
+            link: link.clone(),
+            lane: Lane::new(capacity),
+            queue,
+            callback,
+            handle: Mutex::default(),
+            id: AtomicU64::new(0),
+            stage: watch::Sender::new(Stage::Waiting),
+            reader: Mutex::default(),
+        });
+        let handle = Py::new(py, Subscription(subscriber.clone()))?;
+        *subscriber.handle.lock() = Some(handle.clone_ref(py));
+        let taker = subscriber.clone();
+        let sink: Sink = Arc::new(move |update| taker.take(update));
+        match link.feed().join(sink) {
+            Joined::First(id) => {
+                subscriber.id.store(id, Ordering::SeqCst);
+                link.subscribe();
+            }
+            Joined::Later(id) => subscriber.id.store(id, Ordering::SeqCst),
+        }
+        Ok(handle)
+    }
+
+    /// On the network's side: queue, never wait.
+    fn take(self: &Arc<Self>, update: Result<&Arc<value::Reading>, &Error>) {
+        match update {
+            Ok(reading) => {
+                self.queued(reading.clone());
+                self.moved_to(Stage::Running);
+            }
+            Err(error) => {
+                self.moved_to(Stage::Failed(error.clone()));
+                self.link.events().report(error.clone());
+                self.wake_reader();
+            }
+        }
+    }
+
+    fn moved_to(&self, stage: Stage) {
+        if matches!(*self.stage.borrow(), Stage::Waiting) || matches!(stage, Stage::Failed(_)) {
+            self.stage.send_replace(stage);
+        }
+    }
+
+    fn queued(self: &Arc<Self>, reading: Arc<value::Reading>) {
+        match self.lane.push(reading) {
+            Pushed::Queued { stale } if self.callback.is_some() => self.queue.updated(self, stale),
+            Pushed::Queued { .. } => self.wake_reader(),
+            Pushed::Ignored => {}
+        }
+    }
+
+    fn wake_reader(self: &Arc<Self>) {
+        if let Some((queue, operation)) = self.reader.lock().take() {
+            queue.next(self.clone(), operation);
+        }
+    }
+
+    /// Resolves when the first update has come, or the server has refused.
+    pub async fn started(self: Arc<Self>) -> Result<(), Error> {
+        let mut stages = self.stage.subscribe();
+        match stages
+            .wait_for(|stage| !matches!(stage, Stage::Waiting))
+            .await
+            .as_deref()
+        {
+            Ok(Stage::Failed(error)) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The callback with the object that stands for it; None where it is closed.
+    pub fn callback(&self, py: Python<'_>) -> Option<(Py<PyAny>, Py<Subscription>)> {
+        let handle = self.handle.lock().as_ref().map(|handle| handle.clone_ref(py))?;
+        Some((self.callback.as_ref()?.clone_ref(py), handle))
+    }
+
+    /// Give the next update to who awaits it, in the loop's thread.
+    pub fn answer(self: &Arc<Self>, py: Python<'_>, operation: &Bound<'_, PyAny>) -> PyResult<()> {
+        if operation.call_method0("done")?.extract()? {
+            return Ok(());
+        }
+        if let Some(reading) = self.lane.take() {
+            let reading = Arc::try_unwrap(reading).unwrap_or_else(|shared| (*shared).clone());
+            operation.call_method1("set_result", (Reading::new(py, reading)?,))?;
+        } else if let Stage::Failed(error) = &*self.stage.borrow() {
+            operation.call_method1("set_exception", (exception(py, &self.pv, error).into_value(py),))?;
+        } else if self.lane.closed() {
+            operation.call_method1("set_exception", (PyStopAsyncIteration::new_err(()).into_value(py),))?;
+        }
+        Ok(())
+    }
+
+    pub fn close(self: &Arc<Self>) {
+        if self.lane.close() {
+            self.link.feed().leave(self.id.load(Ordering::SeqCst));
+            drop(self.handle.lock().take());
+            self.wake_reader();
+        }
+    }
+}
+
+/// A running monitor; it lives until it is closed or its channel's client is shut down.
+#[pyclass(frozen, module = "epicsrs_native._native")]
+pub struct Subscription(pub Arc<Subscriber>);
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        if guard::forked() {
+            // Its locks may have been held by a thread that this process does not have.
+            std::mem::forget(self.0.clone());
+        }
+    }
+}
+
+#[pymethods]
+impl Subscription {
+    /// The name the channel was made with.
+    #[getter]
+    fn pv(&self) -> &str {
+        &self.0.pv
+    }
+
+    /// Whether it has been closed.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.0.lane.closed()
+    }
+
+    /// Whether it is paused.
+    #[getter]
+    fn paused(&self) -> bool {
+        self.0.lane.paused()
+    }
+
+    /// How many updates were dropped because the callback or the iteration was too slow, or a pause left only the last.
+    #[getter]
+    fn dropped(&self) -> u64 {
+        self.0.lane.dropped()
+    }
+
+    /// Hold updates back until `resume`; only the last is kept.
+    fn pause(&self) {
+        self.0.lane.pause();
+    }
+
+    /// Deliver again, first the last update that came during the pause.
+    fn resume(&self) {
+        if let Some(reading) = self.0.lane.resume() {
+            self.0.queued(reading);
+        }
+    }
+
+    /// End it: no callback starts after this returns.
+    fn close(&self) -> PyResult<()> {
+        guard::check(&self.0.pv)?;
+        self.0.close();
+        Ok(())
+    }
+
+    fn __aiter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    /// The next reading; ends when the subscription is closed.
+    fn __anext__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let subscriber = &self.0;
+        if subscriber.callback.is_some() {
+            return Err(PyValueError::new_err(format!(
+                "{}: this subscription has a callback",
+                subscriber.pv
+            )));
+        }
+        guard::check(&subscriber.pv)?;
+        if let Some((_, operation)) = &*subscriber.reader.lock()
+            && !operation.call_method0(py, "done")?.extract(py)?
+        {
+            return Err(PyValueError::new_err(format!(
+                "{}: its next reading is awaited already",
+                subscriber.pv
+            )));
+        }
+        let (queue, operation) = loop_operation(py)?;
+        // First the reader, then the look: an update in between finds the reader.
+        *subscriber.reader.lock() = Some((queue, operation.clone().unbind()));
+        let ended = subscriber.lane.closed() || matches!(*subscriber.stage.borrow(), Stage::Failed(_));
+        if ended || !subscriber.lane.is_empty() {
+            let mine = subscriber.reader.lock().take();
+            if mine.is_some() {
+                subscriber.answer(py, &operation)?;
+            }
+        }
+        Ok(operation)
+    }
+
+    fn __repr__(&self) -> String {
+        let state = if self.closed() { "closed" } else { "open" };
+        format!("Subscription({:?}, {state}, dropped={})", &*self.0.pv, self.dropped())
+    }
+}
+
+/// Which events a watcher wants.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    Connection,
+    Access,
+    Refusals,
+}
+
+pub struct Watcher {
+    pv: Arc<str>,
+    link: Link,
+    wanted: Wanted,
+    callback: Py<PyAny>,
+    queue: Arc<Queue>,
+    handle: Mutex<Option<Py<Watch>>>,
+    id: AtomicU64,
+    closed: AtomicBool,
+}
+
+impl Watcher {
+    pub fn open(
+        py: Python<'_>,
+        pv: Arc<str>,
+        link: Link,
+        queue: Arc<Queue>,
+        callback: Py<PyAny>,
+        wanted: Wanted,
+    ) -> PyResult<Py<Watch>> {
+        let watcher = Arc::new(Self {
+            pv,
+            link: link.clone(),
+            wanted,
+            callback,
+            queue,
+            handle: Mutex::default(),
+            id: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+        });
+        let handle = Py::new(py, Watch(watcher.clone()))?;
+        *watcher.handle.lock() = Some(handle.clone_ref(py));
+        let taker = watcher.clone();
+        let id = link.events().listen(Arc::new(move |event| taker.take(event)));
+        watcher.id.store(id, Ordering::SeqCst);
+        Ok(handle)
+    }
+
+    fn take(self: &Arc<Self>, event: &Event) {
+        let wanted = match event {
+            Event::Connection(_) => Wanted::Connection,
+            Event::Access(..) => Wanted::Access,
+            Event::Refused(_) => Wanted::Refusals,
+        };
+        if wanted == self.wanted && !self.closed.load(Ordering::Acquire) {
+            self.queue.event(self.clone(), event.clone());
+        }
+    }
+
+    pub fn call<'py>(&self, py: Python<'py>, event: &Event) -> PyResult<Option<pyo3::Bound<'py, PyTuple>>> {
+        let Some(handle) = self.handle.lock().as_ref().map(|handle| handle.clone_ref(py)) else {
+            return Ok(None);
+        };
+        let arguments = match event {
+            Event::Connection(up) => (*up,).into_pyobject(py)?,
+            Event::Access(read, write) => (*read, *write).into_pyobject(py)?,
+            Event::Refused(error) => (exception(py, &self.pv, error).into_value(py),).into_pyobject(py)?,
+        };
+        Ok(Some(
+            (self.callback.clone_ref(py), arguments, handle).into_pyobject(py)?,
+        ))
+    }
+
+    pub fn close(&self) {
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            self.link.events().forget(self.id.load(Ordering::SeqCst));
+            drop(self.handle.lock().take());
+        }
+    }
+}
+
+/// A callback for connection, access or error events; it lives until it is closed.
+#[pyclass(frozen, module = "epicsrs_native._native")]
+pub struct Watch(pub Arc<Watcher>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if guard::forked() {
+            std::mem::forget(self.0.clone());
+        }
+    }
+}
+
+#[pymethods]
+impl Watch {
+    /// The name the channel was made with.
+    #[getter]
+    fn pv(&self) -> &str {
+        &self.0.pv
+    }
+
+    /// Whether it has been closed.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.0.closed.load(Ordering::Acquire)
+    }
+
+    /// End it: no callback starts after this returns.
+    fn close(&self) -> PyResult<()> {
+        guard::check(&self.0.pv)?;
+        self.0.close();
+        Ok(())
+    }
+}

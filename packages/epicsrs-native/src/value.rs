@@ -1,0 +1,168 @@
+//! Values, alarms, times and metadata as both protocols mean them: plain data, no Python, no wire.
+
+use std::sync::Arc;
+
+/// Text as it came off the wire; usually UTF-8, never checked to be.
+pub type Text = Vec<u8>;
+
+/// An enum's labels, in the order of its indices.
+pub type Choices = Arc<[Text]>;
+
+/// Elements decoded once and shared from then on: numpy borrows them.
+pub type Elements<T> = Arc<dyn AsRef<[T]> + Send + Sync>;
+
+#[derive(Clone)]
+pub enum Array {
+    Bool(Elements<bool>),
+    I8(Elements<i8>),
+    U8(Elements<u8>),
+    I16(Elements<i16>),
+    U16(Elements<u16>),
+    I32(Elements<i32>),
+    U32(Elements<u32>),
+    I64(Elements<i64>),
+    U64(Elements<u64>),
+    F32(Elements<f32>),
+    F64(Elements<f64>),
+    Text(Vec<Text>),
+}
+
+#[derive(Clone)]
+pub enum Value {
+    Bool(bool),
+    Int(i64),
+    UInt(u64),
+    Float(f64),
+    Text(Text),
+    Array(Array),
+    Enum {
+        index: i64,
+        choices: Option<Choices>,
+    },
+    /// A pvAccess structure that is no scalar, array or enum: its fields in order.
+    Structure {
+        id: String,
+        fields: Vec<(String, Value)>,
+    },
+    /// Elements that are structures, unions or variants themselves.
+    List(Vec<Value>),
+    /// A null union or variant.
+    Nothing,
+}
+
+/// How much a get fetches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Form {
+    Value,
+    Time,
+    Ctrl,
+}
+
+/// 0 none, 1 minor, 2 major, 3 invalid, 4 undefined (PVA only). `status` is numbered per protocol.
+#[derive(Clone, Debug)]
+pub struct Alarm {
+    pub severity: i32,
+    pub status: i32,
+    /// PVA only.
+    pub message: Option<Text>,
+}
+
+/// Low and high.
+pub type Pair = Option<(f64, f64)>;
+
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    pub display: Pair,
+    pub control: Pair,
+    pub warning: Pair,
+    pub alarm: Pair,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Metadata {
+    pub units: Option<Text>,
+    pub precision: Option<i32>,
+    pub choices: Option<Choices>,
+    pub limits: Option<Limits>,
+    pub description: Option<Text>,
+}
+
+#[derive(Clone)]
+pub struct Reading {
+    pub value: Value,
+    pub alarm: Option<Alarm>,
+    /// Nanoseconds since the UNIX epoch, the IOC's clock.
+    pub timestamp: Option<i64>,
+    pub metadata: Option<Metadata>,
+}
+
+impl Reading {
+    pub fn bare(value: Value) -> Self {
+        Self {
+            value,
+            alarm: None,
+            timestamp: None,
+            metadata: None,
+        }
+    }
+
+    /// What the reading holds in memory beyond its own size.
+    pub fn heap_bytes(&self) -> usize {
+        self.value.heap_bytes()
+    }
+}
+
+fn bytes<T>(elements: &Elements<T>) -> usize {
+    size_of_val((**elements).as_ref())
+}
+
+impl Array {
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Bool(a) => (**a).as_ref().len(),
+            Self::I8(a) => (**a).as_ref().len(),
+            Self::U8(a) => (**a).as_ref().len(),
+            Self::I16(a) => (**a).as_ref().len(),
+            Self::U16(a) => (**a).as_ref().len(),
+            Self::I32(a) => (**a).as_ref().len(),
+            Self::U32(a) => (**a).as_ref().len(),
+            Self::I64(a) => (**a).as_ref().len(),
+            Self::U64(a) => (**a).as_ref().len(),
+            Self::F32(a) => (**a).as_ref().len(),
+            Self::F64(a) => (**a).as_ref().len(),
+            Self::Text(a) => a.len(),
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Bool(a) => bytes(a),
+            Self::I8(a) => bytes(a),
+            Self::U8(a) => bytes(a),
+            Self::I16(a) => bytes(a),
+            Self::U16(a) => bytes(a),
+            Self::I32(a) => bytes(a),
+            Self::U32(a) => bytes(a),
+            Self::I64(a) => bytes(a),
+            Self::U64(a) => bytes(a),
+            Self::F32(a) => bytes(a),
+            Self::F64(a) => bytes(a),
+            Self::Text(a) => a.iter().map(|text| text.len() + size_of::<Text>()).sum(),
+        }
+    }
+}
+
+impl Value {
+    pub fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Array(array) => array.heap_bytes(),
+            Self::Structure { fields, .. } => fields
+                .iter()
+                .map(|(name, value)| size_of::<(String, Value)>() + name.len() + value.heap_bytes())
+                .sum(),
+            Self::List(values) => values.iter().map(|value| size_of::<Value>() + value.heap_bytes()).sum(),
+            _ => 0,
+        }
+    }
+}
