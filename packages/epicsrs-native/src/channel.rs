@@ -248,7 +248,7 @@ impl Channel {
     /// Whether a server serves the PV to us now.
     #[getter]
     fn connected(&self) -> bool {
-        !guard::forked() && self.link.events().connected()
+        !guard::forked() && !self.closed() && self.link.events().connected()
     }
 
     /// Whether the channel was closed, by itself or by shutdown_all().

@@ -22,17 +22,17 @@ pub struct Client {
 pub fn parse(pv: &str) -> Result<(&'static str, &str), Error> {
     /// A search is one datagram of at most 1024 bytes with its headers (caProto.h, MAX_UDP_SEND).
     const LONGEST: usize = 1000;
-    let (protocol, name) = match pv.split_once("://") {
-        Some(("ca", name)) => ("ca", name),
-        Some(("pva", name)) => ("pva", name),
-        // A channel filter may hold "://" in its text, behind a brace.
-        Some((scheme, _)) if !scheme.contains(['{', '.']) => {
-            return Err(Error::value(format!(
-                "unknown scheme {scheme:?}; use ca://, pva:// or the bare name"
-            )));
-        }
-        _ => ("ca", pv),
+    let (protocol, name) = match (pv.strip_prefix("ca://"), pv.strip_prefix("pva://")) {
+        (Some(name), _) => ("ca", name),
+        (_, Some(name)) => ("pva", name),
+        (None, None) => ("ca", pv),
     };
+    // A channel filter may hold "://" in its text, behind a brace.
+    if let Some((scheme, _)) = name.split_once("://").filter(|(scheme, _)| !scheme.contains('{')) {
+        return Err(Error::value(format!(
+            "unknown scheme {scheme:?}; use ca://, pva:// or the bare name"
+        )));
+    }
     if name.is_empty() {
         return Err(Error::value("a PV's name is empty"));
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
 use pyo3::types::PyString;
 
 use crate::channel::Channel;
@@ -12,7 +13,7 @@ use crate::client::Client;
 use crate::convert::exception;
 use crate::{delivery, guard, panics, runtime};
 
-static CLIENT: Mutex<Option<Arc<Client>>> = Mutex::new(None);
+static CONTEXT: Mutex<Option<Py<Context>>> = Mutex::new(None);
 
 /// The process's one client of Channel Access and pvAccess, opened at first use with the EPICS_CA_* and EPICS_PVA_*
 /// variables of that moment.
@@ -24,17 +25,18 @@ pub struct Context(Arc<Client>);
 /// Raises:
 ///     EpicsError: The client cannot be started.
 #[pyfunction]
-pub fn get_context(py: Python<'_>) -> PyResult<Context> {
+pub fn get_context(py: Python<'_>) -> PyResult<Py<Context>> {
     guard::check("")?;
-    let mut client = CLIENT.lock();
-    if let Some(client) = &*client {
-        return Ok(Context(client.clone()));
+    let mut context = CONTEXT.lock_py_attached(py);
+    if let Some(context) = &*context {
+        return Ok(context.clone_ref(py));
     }
     guard::install(py)?;
     panics::install();
-    let started = Client::start().map_err(|error| exception(py, "epicsrs_native", &error))?;
-    *client = Some(started.clone());
-    Ok(Context(started))
+    let client = Client::start().map_err(|error| exception(py, "epicsrs_native", &error))?;
+    let opened = Py::new(py, Context(client))?;
+    *context = Some(opened.clone_ref(py));
+    Ok(opened)
 }
 
 /// Close every channel and delivery of the process now; what waits ends with an error. The next `get_context` opens a
@@ -42,9 +44,10 @@ pub fn get_context(py: Python<'_>) -> PyResult<Context> {
 #[pyfunction]
 pub fn shutdown_all(py: Python<'_>) -> PyResult<()> {
     guard::check("")?;
-    let client = CLIENT.lock().take();
+    let context = CONTEXT.lock_py_attached(py).take();
     delivery::close_all();
-    if let Some(client) = client {
+    if let Some(context) = context {
+        let client = context.get().0.clone();
         py.detach(|| client.close());
     }
     Ok(())

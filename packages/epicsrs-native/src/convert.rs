@@ -133,7 +133,7 @@ pub fn from_python(pv: &str, given: &Bound<'_, PyAny>) -> PyResult<Value> {
         return Ok(Value::Float(x.value()));
     }
     if let Ok(x) = given.cast::<PyString>() {
-        return Ok(Value::Text(bytes_of(x)?));
+        return Ok(Value::Text(bytes_of(pv, x)?));
     }
     if let Ok(x) = given.cast::<PyBytes>() {
         return Ok(Value::Array(Array::U8(exact::elements(x.as_bytes().to_vec()))));
@@ -188,14 +188,16 @@ fn whole(pv: &str, given: &Bound<'_, PyAny>) -> PyResult<Value> {
     }
 }
 
-fn bytes_of(given: &Bound<'_, PyString>) -> PyResult<Text> {
-    match given.to_str() {
-        Ok(text) => Ok(text.as_bytes().to_vec()),
-        Err(_) => Ok(given
-            .call_method1("encode", ("utf-8", "surrogateescape"))?
-            .cast::<PyBytes>()?
-            .as_bytes()
-            .to_vec()),
+fn bytes_of(pv: &str, given: &Bound<'_, PyString>) -> PyResult<Text> {
+    if let Ok(text) = given.to_str() {
+        return Ok(text.as_bytes().to_vec());
+    }
+    match given.call_method1("encode", ("utf-8", "surrogateescape")) {
+        Ok(bytes) => Ok(bytes.cast::<PyBytes>()?.as_bytes().to_vec()),
+        Err(_) => Err(PyValueError::new_err(format!(
+            "{pv}: {} is no text that can be sent",
+            given.repr()?
+        ))),
     }
 }
 
@@ -207,14 +209,33 @@ fn sequence(pv: &str, given: &Bound<'_, PyAny>) -> PyResult<Value> {
     if items.iter().all(|item| item.is_instance_of::<PyString>()) {
         let texts = items
             .iter()
-            .map(|item| bytes_of(item.cast::<PyString>()?))
+            .map(|item| bytes_of(pv, item.cast::<PyString>()?))
             .collect::<PyResult<Vec<_>>>()?;
         return Ok(Value::Array(Array::Text(texts)));
     }
     if items.iter().any(|item| item.is_instance_of::<PyString>()) {
         return Err(refused(pv, given, "mixes strings and numbers"));
     }
+    if items
+        .iter()
+        .all(|item| item.is_instance_of::<PyInt>() && !item.is_instance_of::<PyBool>())
+    {
+        return integers(pv, &items);
+    }
     numpy(pv, &given.py().import("numpy")?.call_method1("asarray", (given,))?)
+}
+
+/// Not through numpy, which makes floats of integers that share no type.
+fn integers(pv: &str, items: &[Bound<'_, PyAny>]) -> PyResult<Value> {
+    if let Ok(signed) = items.iter().map(|item| item.extract()).collect::<PyResult<Vec<i64>>>() {
+        return Ok(Value::Array(Array::I64(exact::elements(signed))));
+    }
+    match items.iter().map(|item| item.extract()).collect::<PyResult<Vec<u64>>>() {
+        Ok(unsigned) => Ok(Value::Array(Array::U64(exact::elements(unsigned)))),
+        Err(_) => Err(PyValueError::new_err(format!(
+            "{pv}: a list of integers that no EPICS type holds together"
+        ))),
+    }
 }
 
 /// A numpy scalar or array.

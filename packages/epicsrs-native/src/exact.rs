@@ -16,6 +16,8 @@ impl Number {
     pub fn show(self) -> String {
         match self {
             Self::Int(i) => i.to_string(),
+            // As Python writes them.
+            Self::Float(f) if f.is_nan() => "nan".to_owned(),
             Self::Float(f) => format!("{f:?}"),
         }
     }
@@ -119,6 +121,11 @@ pub fn scalar<T: Fit>(value: &Value) -> Result<T, Error> {
 /// The value as text for the server.
 pub fn text(value: Value) -> Result<Text, Error> {
     match value {
+        // EPICS ends every string at its first NUL.
+        Value::Text(text) if text.contains(&0) => Err(Error::value(format!(
+            "{:?} has a NUL within",
+            String::from_utf8_lossy(&text)
+        ))),
         Value::Text(text) => Ok(text),
         Value::Array(array) => Err(Error::wrong_type(format!(
             "an array of {} elements, the PV is a string",
@@ -180,7 +187,7 @@ pub fn array<T: Fit>(value: &Value) -> Result<Vec<T>, Error> {
 /// The value as strings for the server; one string is an array of one.
 pub fn texts(value: Value) -> Result<Vec<Text>, Error> {
     match value {
-        Value::Array(Array::Text(texts)) => Ok(texts),
+        Value::Array(Array::Text(texts)) => texts.into_iter().map(|one| text(Value::Text(one))).collect(),
         Value::Array(array) if array.len() == 0 => Ok(Vec::new()),
         Value::Array(_) => Err(Error::wrong_type("an array of numbers, the PV has strings")),
         other => Ok(vec![text(other)?]),

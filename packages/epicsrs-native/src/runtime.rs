@@ -4,14 +4,14 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyInt};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyWeakrefMethods, PyWeakrefReference};
 use tokio::sync::Notify;
 
 use crate::channel::Outcome;
@@ -81,7 +81,12 @@ impl Limit {
         if !given.is_instance_of::<PyFloat>() && !given.is_instance_of::<PyInt>() && !given.hasattr("__float__")? {
             return Err(not_seconds(pv, given));
         }
-        let seconds: f64 = given.extract().map_err(|_| not_seconds(pv, given))?;
+        // An int beyond every float is as long as it looks.
+        let seconds: f64 = match given.extract() {
+            Ok(seconds) => seconds,
+            Err(_) if given.is_instance_of::<PyInt>() => f64::INFINITY,
+            Err(_) => return Err(not_seconds(pv, given)),
+        };
         if !(0.0..=LONGEST).contains(&seconds) {
             return Err(PyValueError::new_err(format!(
                 "{pv}: timeout {seconds} is not between 0 and {LONGEST:.0} seconds; None waits for ever"
@@ -222,8 +227,8 @@ impl Ticket {
 }
 
 thread_local! {
-    /// The loop that this thread asked for last, with its delivery's queue.
-    static LAST_LOOP: RefCell<Option<(Py<PyAny>, Arc<Queue>)>> = const { RefCell::new(None) };
+    /// The loop that this thread asked for last, with its delivery's queue; neither is kept alive.
+    static LAST_LOOP: RefCell<Option<(Py<PyWeakrefReference>, Weak<Queue>)>> = const { RefCell::new(None) };
 }
 
 /// The running loop's queue and a new operation on that loop.
@@ -250,9 +255,13 @@ pub fn running_queue(py: Python<'_>) -> PyResult<Arc<Queue>> {
 }
 
 fn loop_queue(py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Queue>> {
-    let known = LAST_LOOP.with_borrow(|last| match last {
-        Some((known, queue)) if known.is(event_loop) => Some(queue.clone()),
-        _ => None,
+    let known = LAST_LOOP.with_borrow(|last| {
+        let (known, queue) = last.as_ref()?;
+        known
+            .bind(py)
+            .upgrade()
+            .filter(|known| known.is(event_loop))
+            .and_then(|_| queue.upgrade())
     });
     if let Some(queue) = known {
         return Ok(queue);
@@ -261,7 +270,8 @@ fn loop_queue(py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Que
         .import("epicsrs_native.delivery")?
         .call_method1("loop_delivery", (event_loop,))?;
     let queue = delivery.cast::<DeliveryQueue>()?.get().queue.clone();
-    LAST_LOOP.set(Some((event_loop.clone().unbind(), queue.clone())));
+    let weak = PyWeakrefReference::new(event_loop)?.unbind();
+    LAST_LOOP.set(Some((weak, Arc::downgrade(&queue))));
     Ok(queue)
 }
 

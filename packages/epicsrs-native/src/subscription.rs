@@ -229,7 +229,12 @@ impl Subscription {
             )));
         }
         guard::check(&subscriber.pv)?;
-        if let Some((_, operation)) = &*subscriber.reader.lock()
+        let awaited = subscriber
+            .reader
+            .lock()
+            .as_ref()
+            .map(|(_, operation)| operation.clone_ref(py));
+        if let Some(operation) = awaited
             && !operation.call_method0(py, "done")?.extract(py)?
         {
             return Err(PyValueError::new_err(format!(

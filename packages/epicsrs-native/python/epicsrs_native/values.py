@@ -14,6 +14,8 @@ class EnumValue(int):
         self.label = label
         return self
 
+    __str__ = int.__repr__
+
     def __repr__(self) -> str:
         return f"EnumValue({int(self)}, {self.label!r})"
 

@@ -143,7 +143,7 @@ pub fn to_dbr(
                 known_label(&label, choices)?;
                 (DbFieldType::String as u16, string(label)?)
             }
-            Value::Array(_) => (dbr, EpicsValue::EnumArray(exact::array(&value)?.into())),
+            Value::Array(_) if most > 1 => (dbr, EpicsValue::EnumArray(exact::array(&value)?.into())),
             other => (dbr, EpicsValue::Enum(exact::scalar(&other)?)),
         },
         // Channel Access has the six types above on the wire, no other.
@@ -182,6 +182,7 @@ fn characters(value: Value, most: u32) -> Result<Vec<u8>, Error> {
 }
 
 fn string(text: Text) -> Result<EpicsValue, Error> {
+    let text = exact::text(Value::Text(text))?;
     fits(&text)?;
     Ok(EpicsValue::String(PvString::from_bytes(text)))
 }
@@ -193,12 +194,6 @@ fn fits(text: &Text) -> Result<(), Error> {
             "{:?} has {} bytes, a DBR_STRING holds 39",
             String::from_utf8_lossy(text),
             text.len()
-        )));
-    }
-    if text.contains(&0) {
-        return Err(Error::value(format!(
-            "{:?} has a NUL within",
-            String::from_utf8_lossy(text)
         )));
     }
     Ok(())

@@ -3518,7 +3518,7 @@ pub fn op_monitor_handle<F, C>(
     channel: Arc<Channel>,
     fields: &[&str],
     pipeline_size: u32,
-    mut callback: F,
+    callback: F,
     on_conn: C,
 ) -> SubscriptionHandle
 where
@@ -3527,6 +3527,37 @@ where
 {
     let fields_owned: Vec<String> = fields.iter().map(|s| s.to_string()).collect();
     let flow = MonitorFlow::window(pipeline_size);
+    monitor_handle(channel, fields_owned, None, flow, callback, on_conn)
+}
+
+/// [`op_monitor_handle`] with a request of the caller's, encoded in the byte
+/// order of the channel's server; `flow` as its record options say.
+pub fn op_monitor_handle_raw<F, C>(
+    channel: Arc<Channel>,
+    pv_req: Vec<u8>,
+    flow: MonitorFlow,
+    callback: F,
+    on_conn: C,
+) -> SubscriptionHandle
+where
+    F: FnMut(&FieldDesc, &PvField) + Send + 'static,
+    C: FnMut(MonitorConnEvent) + Send + 'static,
+{
+    monitor_handle(channel, Vec::new(), Some(pv_req), flow, callback, on_conn)
+}
+
+fn monitor_handle<F, C>(
+    channel: Arc<Channel>,
+    fields_owned: Vec<String>,
+    raw_pv_req: Option<Vec<u8>>,
+    flow: MonitorFlow,
+    mut callback: F,
+    on_conn: C,
+) -> SubscriptionHandle
+where
+    F: FnMut(&FieldDesc, &PvField) + Send + 'static,
+    C: FnMut(MonitorConnEvent) + Send + 'static,
+{
     let state = Arc::new(SubscriptionState {
         active: parking_lot::Mutex::new(None),
         paused: std::sync::atomic::AtomicBool::new(false),
@@ -3578,7 +3609,7 @@ where
                 server.clone(),
                 sid,
                 &fields_owned,
-                None,
+                raw_pv_req.as_deref(),
                 flow,
                 &mut adapter,
                 Some(state_for_task.clone()),

@@ -1,0 +1,291 @@
+//! One pvAccess channel.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use epics_pva_rs::client_native::channel::Channel;
+use epics_pva_rs::client_native::ops_v2::op_get_field;
+use epics_pva_rs::client_native::server_conn::ServerConn;
+use epics_pva_rs::proto::{ByteOrder, Command, PvaHeader, WriteExt};
+use epics_pva_rs::pv_request::{PvRequestExpr, build_pv_request, build_pv_request_fields, build_pv_request_value_only};
+use epics_pva_rs::pvdata::FieldDesc;
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+
+use super::monitor::{Watching, watch};
+use super::operation::{Operation, failure};
+use super::put::shape;
+use super::{PvaContext, value};
+use crate::error::{Error, Kind};
+use crate::events::Events;
+use crate::feed::Feed;
+use crate::link::Info;
+use crate::value::{Form, Reading, Value};
+
+/// For calls of the crate that want a deadline: ours ends them.
+const NEVER: Duration = Duration::from_secs(1 << 30);
+/// Puts of one channel that are on the wire at once, each with an operation of its own at the server.
+const MOST_PUTS: usize = 64;
+/// Between two attempts to connect that failed at once.
+const PAUSE: Duration = Duration::from_millis(100);
+
+pub struct PvaLink {
+    name: String,
+    context: Arc<PvaContext>,
+    pub channel: Arc<Channel>,
+    keeper: AbortHandle,
+    events: Events,
+    feed: Feed,
+    /// Held until a request is on the wire: requests of one channel leave in the order of the calls.
+    turn: tokio::sync::Mutex<()>,
+    idle: Mutex<HashMap<Request, Vec<Operation>>>,
+    putting: tokio::sync::Semaphore,
+    /// Whether only the whole structure makes a reading, on the present connection.
+    whole: Mutex<Option<bool>>,
+}
+
+/// What an operation was initialised for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Request {
+    Get { form: Form, whole: bool },
+    Put { block: bool },
+}
+
+impl Drop for PvaLink {
+    fn drop(&mut self) {
+        self.keeper.abort();
+        self.idle.get_mut().clear();
+        if let Some((server, sid)) = self.channel.try_get_active() {
+            server.try_send(destroy_channel(&server, sid, self.channel.cid));
+        }
+        self.channel.close();
+        let mut links = self.context.links.lock();
+        if links.get(&self.name).is_some_and(|weak| weak.strong_count() == 0) {
+            links.remove(&self.name);
+        }
+    }
+}
+
+/// CMD_DESTROY_CHANNEL, which the crate leaves to the end of the circuit.
+fn destroy_channel(server: &ServerConn, sid: u32, cid: u32) -> Vec<u8> {
+    let order = server.byte_order();
+    let mut frame = Vec::new();
+    PvaHeader::application(false, order, Command::DestroyChannel.code(), 8).write_into(&mut frame);
+    frame.put_u32(sid, order);
+    frame.put_u32(cid, order);
+    frame
+}
+
+impl Request {
+    fn command(self) -> Command {
+        match self {
+            Self::Get { .. } => Command::Get,
+            Self::Put { .. } => Command::Put,
+        }
+    }
+
+    fn encode(self, server: &ServerConn) -> Result<Vec<u8>, Error> {
+        let big_endian = matches!(server.byte_order(), ByteOrder::Big);
+        Ok(match self {
+            Self::Get {
+                form: Form::Value,
+                whole: false,
+            }
+            | Self::Put { block: false } => build_pv_request_value_only(big_endian),
+            Self::Get {
+                form: Form::Time,
+                whole: false,
+            } => build_pv_request(big_endian),
+            Self::Get { .. } => build_pv_request_fields(&[], big_endian),
+            Self::Put { block: true } => PvRequestExpr::parse("record[block=true]field(value)")
+                .map_err(|e| Error::new(Kind::Other, format!("{e:?}")))?
+                .encode(big_endian),
+        })
+    }
+}
+
+impl PvaLink {
+    /// A new channel; it starts to search at once.
+    pub fn open(context: &Arc<PvaContext>, name: &str) -> Arc<Self> {
+        let channel = context.channel(name);
+        Arc::new_cyclic(|weak| Self {
+            name: name.to_owned(),
+            context: context.clone(),
+            keeper: context
+                .handle
+                .spawn(keep_connected(channel.clone(), weak.clone()))
+                .abort_handle(),
+            channel,
+            events: Events::default(),
+            feed: Feed::default(),
+            turn: tokio::sync::Mutex::default(),
+            idle: Mutex::default(),
+            putting: tokio::sync::Semaphore::new(MOST_PUTS),
+            whole: Mutex::default(),
+        })
+    }
+
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    pub fn feed(&self) -> &Feed {
+        &self.feed
+    }
+
+    fn went_down(&self) {
+        self.idle.lock().clear();
+        *self.whole.lock() = None;
+        self.events.went_down();
+    }
+
+    async fn active(&self) -> Result<(Arc<ServerConn>, u32), Error> {
+        loop {
+            self.events.wait_connected().await;
+            if let Some(active) = self.channel.try_get_active() {
+                return Ok(active);
+            }
+            // Lost in this moment: the keeper is about to say so.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// An operation that nobody uses, or a new one.
+    async fn operation(&self, request: Request) -> Result<Operation, Error> {
+        let (server, sid) = self.active().await?;
+        loop {
+            let idle = self.idle.lock().get_mut(&request).and_then(Vec::pop);
+            match idle {
+                Some(operation) if operation.is_on(&server, sid) => return Ok(operation),
+                Some(stale) => drop(stale),
+                None => break,
+            }
+        }
+        let encoded = request.encode(&server)?;
+        Operation::open(server, sid, request.command(), &encoded).await
+    }
+
+    fn keep(&self, request: Request, operation: Operation) {
+        if self.events.connected() {
+            self.idle.lock().entry(request).or_default().push(operation);
+        }
+    }
+
+    pub async fn get(&self, form: Form, count: Option<u32>) -> Result<Reading, Error> {
+        let whole = self.whole.lock().unwrap_or(false);
+        match self.get_as(form, whole).await {
+            Ok(Some(reading)) => Ok(counted(reading, count)),
+            // The structure has no plain value: only all of it is a reading.
+            Ok(None) => {
+                *self.whole.lock() = Some(true);
+                let reading = self.get_as(form, true).await?;
+                Ok(counted(reading.unwrap_or_else(|| Reading::bare(Value::Nothing)), count))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// None where the server has no plain value to the fields that were asked for.
+    async fn get_as(&self, form: Form, whole: bool) -> Result<Option<Reading>, Error> {
+        let request = Request::Get { form, whole };
+        let turn = self.turn.lock().await;
+        let mut operation = match self.operation(request).await {
+            Ok(operation) => operation,
+            // A server refuses to initialise for fields that it does not have.
+            Err(error) if error.kind == Kind::Remote && !whole => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !whole && !value::has_plain_value(&operation.desc) {
+            return Ok(None);
+        }
+        operation.execute_get()?;
+        drop(turn);
+        let field = operation.value().await?;
+        let reading = value::reading(&field, value::has_plain_value(&operation.desc), form);
+        self.keep(request, operation);
+        Ok(Some(reading))
+    }
+
+    pub async fn put(&self, value: Value, wait: bool) -> Result<(), Error> {
+        let request = Request::Put { block: wait };
+        let turn = self.turn.lock().await;
+        let putting = self.putting.acquire().await.map_err(|_| Error::lost())?;
+        let mut operation = self.operation(request).await?;
+        let (field, changed) = shape(value, &mut operation).await?;
+        operation.execute_put(&field, &changed)?;
+        drop(turn);
+        operation.completion().await?;
+        self.keep(request, operation);
+        drop(putting);
+        Ok(())
+    }
+
+    /// The type of the whole channel.
+    pub async fn description(&self) -> Result<FieldDesc, Error> {
+        self.active().await?;
+        op_get_field(&self.channel, "", NEVER).await.map_err(failure)
+    }
+
+    pub async fn info(&self) -> Result<Info, Error> {
+        let (server, _) = self.active().await?;
+        let desc = self.description().await?;
+        let of_value = match &desc {
+            FieldDesc::Structure { fields, .. } if value::has_plain_value(&desc) => fields
+                .iter()
+                .find(|(name, _)| name == "value")
+                .map(|(_, desc)| value::type_name(desc)),
+            _ => None,
+        };
+        Ok(Info {
+            address: server.addr.to_string(),
+            type_name: of_value.unwrap_or_else(|| value::type_name(&desc)),
+            count: None,
+            readable: None,
+            writable: None,
+        })
+    }
+
+    pub fn subscribe(self: &Arc<Self>) {
+        let weak = Arc::downgrade(self);
+        let task = self.context.handle.spawn(async move {
+            let Some(link) = weak.upgrade() else { return };
+            match link.description().await {
+                Ok(desc) => watch(link, value::has_plain_value(&desc)).await,
+                Err(error) => link.feed.fail(&error),
+            }
+        });
+        self.feed.opened(Box::new(Watching(task.abort_handle())));
+    }
+}
+
+/// Search, connect, watch, and again; ends with its link.
+async fn keep_connected(channel: Arc<Channel>, link: Weak<PvaLink>) {
+    loop {
+        match channel.ensure_active().await {
+            Ok((server, _)) => {
+                let Some(up) = link.upgrade() else { return };
+                // pvAccess tells no access rights.
+                up.events.came_up((None, None));
+                drop(up);
+                tokio::select! {
+                    () = server.wait_closed() => {}
+                    () = channel.wait_until_inactive() => {}
+                }
+                let Some(down) = link.upgrade() else { return };
+                down.went_down();
+            }
+            Err(error) => {
+                tracing::debug!(pv = %channel.pv_name, %error, "no connection yet");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn counted(mut reading: Reading, count: Option<u32>) -> Reading {
+    if let Some(count) = count {
+        reading.value = value::first(reading.value, count as usize);
+    }
+    reading
+}
