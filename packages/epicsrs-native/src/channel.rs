@@ -1,13 +1,13 @@
 //! Our connection to one PV: every operation for a thread and for an event loop.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
-use crate::client::Client;
+use crate::client::{Client, Opened, remember};
 use crate::convert::from_python;
 use crate::delivery::{DeliveryQueue, Queue};
 use crate::error::Error;
@@ -50,12 +50,7 @@ pub struct Channel {
     link: Link,
     closed: AtomicBool,
     /// Closed with the channel.
-    opened: Mutex<Vec<Opened>>,
-}
-
-enum Opened {
-    Subscription(Py<Subscription>),
-    Watch(Py<Watch>),
+    opened: Mutex<Vec<Weak<dyn Opened>>>,
 }
 
 impl Drop for Channel {
@@ -79,8 +74,8 @@ impl Channel {
     }
 
     /// The link, as long as it may be used.
-    fn link(&self) -> PyResult<Link> {
-        guard::check(&self.pv)?;
+    fn link(&self, py: Python<'_>) -> PyResult<Link> {
+        guard::check(py, &self.pv)?;
         if self.closed.load(Ordering::Acquire) {
             return Err(PyValueError::new_err(format!("{}: this channel is closed", self.pv)));
         }
@@ -99,6 +94,12 @@ impl Channel {
             pv: &self.pv,
             link: &self.link,
         }
+    }
+
+    /// Have this end with the channel, and with the client.
+    fn keep(&self, opened: Arc<dyn Opened>) {
+        self.client.keep(&opened);
+        remember(&mut self.opened.lock(), &opened);
     }
 
     fn limit(&self, timeout: &Timeout<'_>) -> PyResult<Limit> {
@@ -161,10 +162,8 @@ impl Channel {
                 self.pv
             )));
         }
-        let subscription = Subscriber::open(py, self.pv.clone(), self.link()?, queue, callback, capacity)?;
-        self.opened
-            .lock()
-            .push(Opened::Subscription(subscription.clone_ref(py)));
+        let subscription = Subscriber::open(py, self.pv.clone(), self.link(py)?, queue, callback, capacity)?;
+        self.keep(subscription.get().0.clone());
         Ok(subscription)
     }
 
@@ -175,7 +174,7 @@ impl Channel {
         delivery: Option<&Bound<'_, PyAny>>,
         wanted: Wanted,
     ) -> PyResult<Py<Watch>> {
-        let link = self.link()?;
+        let link = self.link(py)?;
         if !callback.bind(py).is_callable() {
             return Err(PyTypeError::new_err(format!(
                 "{}: {callback} cannot be called",
@@ -184,7 +183,7 @@ impl Channel {
         }
         let queue = self.queue(delivery, || default_queue(py))?;
         let watch = Watcher::open(py, self.pv.clone(), link, queue, callback, wanted)?;
-        self.opened.lock().push(Opened::Watch(watch.clone_ref(py)));
+        self.keep(watch.get().0.clone());
         Ok(watch)
     }
 }
@@ -214,7 +213,7 @@ struct Starting(Option<(Arc<Subscriber>, Py<Subscription>)>);
 impl Drop for Starting {
     fn drop(&mut self) {
         if let Some((subscriber, _)) = self.0.take() {
-            subscriber.close();
+            subscriber.end();
         }
     }
 }
@@ -273,14 +272,14 @@ impl Channel {
     #[pyo3(signature = (*, timeout = Timeout::Usual), text_signature = "($self, *, timeout=5.0)")]
     fn connect(&self, py: Python<'_>, timeout: Timeout<'_>) -> PyResult<()> {
         let limit = self.limit(&timeout)?;
-        block(py, &self.caller(), limit, self.link()?.connect())
+        block(py, &self.caller(), limit, self.link(py)?.connect())
     }
 
     /// Awaitable twin of `connect`.
     #[pyo3(signature = (*, timeout = Timeout::Usual), text_signature = "($self, *, timeout=5.0)")]
     fn connect_async<'py>(&self, py: Python<'py>, timeout: Timeout<'py>) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.limit(&timeout)?;
-        awaitable(py, &self.caller(), limit, done(self.link()?.connect()))
+        awaitable(py, &self.caller(), limit, done(self.link(py)?.connect()))
     }
 
     /// Read the PV now: one request to its server, so the value is newer than the call.
@@ -312,7 +311,7 @@ impl Channel {
     fn get(&self, py: Python<'_>, form: &str, count: Option<i64>, timeout: Timeout<'_>) -> PyResult<Py<Reading>> {
         let limit = self.limit(&timeout)?;
         let (form, count) = (self.form(form)?, self.count(count)?);
-        let reading = block(py, &self.caller(), limit, self.link()?.get(form, count))?;
+        let reading = block(py, &self.caller(), limit, self.link(py)?.get(form, count))?;
         Reading::new(py, reading)
     }
 
@@ -330,7 +329,7 @@ impl Channel {
     ) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.limit(&timeout)?;
         let (form, count) = (self.form(form)?, self.count(count)?);
-        awaitable(py, &self.caller(), limit, got(self.link()?, form, count))
+        awaitable(py, &self.caller(), limit, got(self.link(py)?, form, count))
     }
 
     /// Write the PV.
@@ -361,7 +360,7 @@ impl Channel {
     )]
     fn put(&self, py: Python<'_>, value: &Bound<'_, PyAny>, wait: bool, timeout: Timeout<'_>) -> PyResult<()> {
         let limit = self.limit(&timeout)?;
-        let link = self.link()?;
+        let link = self.link(py)?;
         let value = from_python(&self.pv, value)?;
         block(py, &self.caller(), limit, link.put(value, wait))
     }
@@ -379,7 +378,7 @@ impl Channel {
         timeout: Timeout<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.limit(&timeout)?;
-        let link = self.link()?;
+        let link = self.link(py)?;
         let value = from_python(&self.pv, value)?;
         awaitable(py, &self.caller(), limit, done(link.put(value, wait)))
     }
@@ -422,7 +421,7 @@ impl Channel {
         timeout: Timeout<'_>,
     ) -> PyResult<Py<Subscription>> {
         let limit = self.limit(&timeout)?;
-        self.link()?;
+        self.link(py)?;
         let capacity = Capacity {
             updates: queue,
             bytes: queue_bytes,
@@ -454,7 +453,7 @@ impl Channel {
         timeout: Timeout<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.limit(&timeout)?;
-        self.link()?;
+        self.link(py)?;
         let capacity = Capacity {
             updates: queue,
             bytes: queue_bytes,
@@ -472,7 +471,7 @@ impl Channel {
     #[pyo3(signature = (*, timeout = Timeout::Usual), text_signature = "($self, *, timeout=5.0)")]
     fn info(&self, py: Python<'_>, timeout: Timeout<'_>) -> PyResult<Info> {
         let limit = self.limit(&timeout)?;
-        let info = block(py, &self.caller(), limit, self.link()?.info())?;
+        let info = block(py, &self.caller(), limit, self.link(py)?.info())?;
         Ok(Info::new(&self.pv, self.link.protocol(), info))
     }
 
@@ -480,7 +479,7 @@ impl Channel {
     #[pyo3(signature = (*, timeout = Timeout::Usual), text_signature = "($self, *, timeout=5.0)")]
     fn info_async<'py>(&self, py: Python<'py>, timeout: Timeout<'py>) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.limit(&timeout)?;
-        awaitable(py, &self.caller(), limit, informed(self.pv.clone(), self.link()?))
+        awaitable(py, &self.caller(), limit, informed(self.pv.clone(), self.link(py)?))
     }
 
     /// Have `callback(connected)` called with the present state at once, then once for each change.
@@ -515,13 +514,11 @@ impl Channel {
 
     /// Close the channel, its subscriptions and watches. What it shares with other channels of the PV stays.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        guard::check(&self.pv)?;
+        guard::check(py, &self.pv)?;
         self.closed.store(true, Ordering::Release);
-        for opened in std::mem::take(&mut *self.opened.lock()) {
-            match opened {
-                Opened::Subscription(subscription) => subscription.bind(py).get().0.close(),
-                Opened::Watch(watch) => watch.bind(py).get().0.close(),
-            }
+        let opened = std::mem::take(&mut *self.opened.lock());
+        for opened in opened.iter().filter_map(Weak::upgrade) {
+            opened.end();
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The process's one client: a driver and the contexts of both protocols, each opened at its first channel.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -11,11 +11,25 @@ use crate::error::{Error, Kind};
 use crate::link::Link;
 use crate::pva::PvaContext;
 
+/// What is open on a client, and ends with it.
+pub trait Opened: Send + Sync {
+    fn end(&self);
+}
+
+/// Add to a list; what has ended leaves it before the list has to grow.
+pub fn remember(list: &mut Vec<Weak<dyn Opened>>, opened: &Arc<dyn Opened>) {
+    if list.len() == list.capacity() {
+        list.retain(|other| other.strong_count() > 0);
+    }
+    list.push(Arc::downgrade(opened));
+}
+
 pub struct Client {
     pub driver: Arc<Driver>,
     ca: Mutex<Option<Arc<CaContext>>>,
     pva: Mutex<Option<Arc<PvaContext>>>,
     closed: AtomicBool,
+    opened: Mutex<Vec<Weak<dyn Opened>>>,
 }
 
 /// A PV's protocol and the name its server knows.
@@ -56,6 +70,7 @@ impl Client {
             ca: Mutex::default(),
             pva: Mutex::default(),
             closed: AtomicBool::new(false),
+            opened: Mutex::default(),
         }))
     }
 
@@ -63,9 +78,18 @@ impl Client {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// Have this end with the client.
+    pub fn keep(&self, opened: &Arc<dyn Opened>) {
+        remember(&mut self.opened.lock(), opened);
+    }
+
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.driver.stop();
+        let opened = std::mem::take(&mut *self.opened.lock());
+        for opened in opened.iter().filter_map(Weak::upgrade) {
+            opened.end();
+        }
         *self.ca.lock() = None;
         *self.pva.lock() = None;
     }

@@ -11,7 +11,7 @@ use pyo3::types::PyString;
 use crate::channel::Channel;
 use crate::client::Client;
 use crate::convert::exception;
-use crate::{delivery, guard, panics, runtime};
+use crate::{delivery, guard, logging, panics, runtime};
 
 static CONTEXT: Mutex<Option<Py<Context>>> = Mutex::new(None);
 
@@ -26,13 +26,17 @@ pub struct Context(Arc<Client>);
 ///     EpicsError: The client cannot be started.
 #[pyfunction]
 pub fn get_context(py: Python<'_>) -> PyResult<Py<Context>> {
-    guard::check("")?;
+    guard::check(py, "")?;
     let mut context = CONTEXT.lock_py_attached(py);
     if let Some(context) = &*context {
         return Ok(context.clone_ref(py));
     }
     guard::install(py)?;
     panics::install();
+    logging::install();
+    logging::mirror(py)?;
+    // Its thread hands on what the network code logs.
+    py.import("epicsrs_native.delivery")?.call_method0("get_delivery")?;
     let client = Client::start().map_err(|error| exception(py, "epicsrs_native", &error))?;
     let opened = Py::new(py, Context(client))?;
     *context = Some(opened.clone_ref(py));
@@ -43,13 +47,13 @@ pub fn get_context(py: Python<'_>) -> PyResult<Py<Context>> {
 /// fresh client.
 #[pyfunction]
 pub fn shutdown_all(py: Python<'_>) -> PyResult<()> {
-    guard::check("")?;
+    guard::check(py, "")?;
     let context = CONTEXT.lock_py_attached(py).take();
-    delivery::close_all();
     if let Some(context) = context {
         let client = context.get().0.clone();
         py.detach(|| client.close());
     }
+    delivery::close_all();
     Ok(())
 }
 
@@ -76,7 +80,8 @@ impl Context {
             )));
         };
         let name = name.to_string_lossy();
-        guard::check(&name)?;
+        logging::mirror(py)?;
+        guard::check(py, &name)?;
         if self.0.closed() {
             return Err(pyo3::exceptions::PyValueError::new_err(format!(
                 "{name}: this context is closed by shutdown_all(); get_context() opens a new one"

@@ -20,6 +20,7 @@ use crate::convert::exception;
 use crate::error::Error;
 use crate::events::Event;
 use crate::guard;
+use crate::logging;
 use crate::reading::Reading;
 use crate::runtime::{Limit, SLICE, Timeout};
 use crate::subscription::{Subscriber, Watcher};
@@ -37,6 +38,12 @@ enum Item {
     Event(Arc<Watcher>, Event),
     Call(Py<PyAny>, Py<PyTuple>),
     Completion(Py<PyAny>, Arc<str>, Box<Result<Outcome, Error>>),
+}
+
+impl Item {
+    fn is_awaited(&self) -> bool {
+        matches!(self, Self::Next(..) | Self::Completion(..))
+    }
 }
 
 #[derive(Default)]
@@ -58,6 +65,16 @@ pub struct Queue {
 }
 
 static QUEUES: Mutex<Vec<Weak<Queue>>> = Mutex::new(Vec::new());
+/// The default delivery's, whose thread also hands on log records.
+static DEFAULT: Mutex<Option<Weak<Queue>>> = Mutex::new(None);
+
+/// Something waits beside the queues for the default delivery's thread.
+pub fn wake_default() {
+    let queue = DEFAULT.lock().as_ref().and_then(Weak::upgrade);
+    if let Some(queue) = queue {
+        queue.ready.notify_all();
+    }
+}
 
 /// Close every delivery of the process.
 pub fn close_all() {
@@ -77,7 +94,8 @@ impl Queue {
 
     fn push(&self, item: Item) {
         let mut state = self.state.lock();
-        if state.closed {
+        // Who awaits something is told, whatever has been closed meanwhile.
+        if state.closed && !item.is_awaited() {
             return;
         }
         state.items.push_back(item);
@@ -126,10 +144,13 @@ impl Queue {
     pub fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        let items = std::mem::take(&mut state.items);
+        state.stale = 0;
+        let (awaited, thrown) = state.items.drain(..).partition::<VecDeque<_>, _>(Item::is_awaited);
+        state.items = awaited;
         self.ready.notify_all();
+        self.wake(&mut state);
         drop(state);
-        drop(items);
+        drop(thrown);
     }
 
     /// Up to a batch of what is due; stale tokens count for nothing.
@@ -159,11 +180,11 @@ impl Queue {
         (due, state.closed)
     }
 
-    /// Wait until something is due; false where the time is over before.
-    fn wait(&self, limit: Option<Duration>) -> bool {
+    /// Wait until something is due or the time is over.
+    fn wait(&self, limit: Option<Duration>, also: impl Fn() -> bool) {
         let end = limit.map(|limit| Instant::now() + limit);
         let mut state = self.state.lock();
-        while state.items.is_empty() && !state.closed {
+        while state.items.is_empty() && !state.closed && !also() {
             state.waiting += 1;
             let over = match end {
                 Some(end) => self.ready.wait_until(&mut state, end).timed_out(),
@@ -174,10 +195,9 @@ impl Queue {
             };
             state.waiting -= 1;
             if over {
-                return false;
+                return;
             }
         }
-        true
     }
 }
 
@@ -244,7 +264,7 @@ pub fn finish(py: Python<'_>, operation: &Bound<'_, PyAny>, pv: &str, result: Re
 }
 
 /// The queue behind a Delivery.
-#[pyclass(frozen, subclass, module = "epicsrs_native._native")]
+#[pyclass(frozen, subclass, weakref, module = "epicsrs_native._native")]
 pub struct DeliveryQueue {
     name: String,
     pub queue: Arc<Queue>,
@@ -291,11 +311,16 @@ impl DeliveryQueue {
     /// Waits until something is due or `timeout` seconds are over (an empty list); None once the delivery is closed.
     #[pyo3(signature = (*, timeout = None))]
     fn take<'py>(&self, py: Python<'py>, timeout: Option<Timeout<'py>>) -> PyResult<Option<Bound<'py, PyList>>> {
+        guard::check(py, &self.name)?;
         let limit = match &timeout {
             Some(timeout) => Limit::parse(&self.name, timeout)?,
             None => Limit::forever(),
         };
+        let logs = self.is_default();
         loop {
+            if logs {
+                logging::flush(py)?;
+            }
             let (due, closed) = self.queue.pop();
             if !due.is_empty() {
                 let calls = PyList::empty(py);
@@ -313,9 +338,14 @@ impl DeliveryQueue {
                 return Ok(Some(PyList::empty(py)));
             }
             let slice = limit.slice(if is_main_thread(py)? { Some(SLICE) } else { None });
-            guard::away(py, || self.queue.wait(slice));
+            guard::away(py, || self.queue.wait(slice, || logs && logging::pending()));
             py.check_signals()?;
         }
+    }
+
+    /// Make this the one whose thread hands log records on.
+    fn _become_default(&self) {
+        *DEFAULT.lock() = Some(Arc::downgrade(&self.queue));
     }
 
     /// A descriptor that becomes readable when something is due, for an event loop to watch.
@@ -340,6 +370,15 @@ impl DeliveryQueue {
     /// Close it: what waits is thrown away, what comes later as well, and whoever drains it returns.
     fn close(&self) {
         self.queue.close();
+    }
+}
+
+impl DeliveryQueue {
+    fn is_default(&self) -> bool {
+        DEFAULT
+            .lock()
+            .as_ref()
+            .is_some_and(|queue| queue.as_ptr() == Arc::as_ptr(&self.queue))
     }
 }
 

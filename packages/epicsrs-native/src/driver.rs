@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// A call that runs beside others; it reports its own result.
 pub type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -23,6 +23,9 @@ pub type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// How long nobody must have called before the background thread takes the driver: between the calls of a hot loop it
 /// would only be in the way.
 const GRACE: Duration = Duration::from_millis(1);
+
+/// How long a stop waits for the jobs that it ends.
+const LAST: Duration = Duration::from_millis(200);
 
 pub struct Driver {
     runtime: Runtime,
@@ -35,7 +38,7 @@ pub struct Driver {
     /// The background thread sleeps until somebody leaves.
     resting: AtomicBool,
     rest: (Mutex<()>, Condvar),
-    stopped: AtomicBool,
+    stopped: watch::Sender<bool>,
     pump: Arc<Pump>,
 }
 
@@ -44,6 +47,8 @@ pub struct Driver {
 struct Pump {
     jobs: Mutex<Vec<Job>>,
     submitted: Notify,
+    through: Notify,
+    live: AtomicUsize,
 }
 
 impl Pump {
@@ -51,6 +56,7 @@ impl Pump {
         let mut jobs = self.jobs.lock();
         let idle = jobs.is_empty();
         jobs.push(job);
+        self.live.fetch_add(1, Ordering::AcqRel);
         drop(jobs);
         if idle {
             self.submitted.notify_one();
@@ -63,8 +69,22 @@ impl Pump {
             tokio::select! {
                 biased;
                 () = self.submitted.notified() => running.extend(std::mem::take(&mut *self.jobs.lock())),
-                Some(()) = running.next(), if !running.is_empty() => {}
+                Some(()) = running.next(), if !running.is_empty() => {
+                    if self.live.fetch_sub(1, Ordering::AcqRel) == 1 {
+                        self.through.notify_waiters();
+                    }
+                }
             }
+        }
+    }
+
+    async fn idle(&self) {
+        loop {
+            let through = self.through.notified();
+            if self.live.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            through.await;
         }
     }
 }
@@ -79,7 +99,7 @@ impl Driver {
             release: Notify::new(),
             resting: AtomicBool::new(false),
             rest: (Mutex::new(()), Condvar::new()),
-            stopped: AtomicBool::new(false),
+            stopped: watch::Sender::new(false),
             pump: Arc::default(),
         });
         driver.runtime.spawn(driver.pump.clone().run());
@@ -120,15 +140,32 @@ impl Driver {
         false
     }
 
+    pub fn stopped(&self) -> bool {
+        *self.stopped.borrow()
+    }
+
+    /// Resolves when the driver is stopped.
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stopped = self.stopped.subscribe();
+        async move {
+            // An error is the driver's own end.
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        }
+    }
+
+    /// End: jobs under way see `stopping`, and are through when this returns, or `LAST` is over.
     pub fn stop(&self) {
-        self.stopped.store(true, Ordering::SeqCst);
+        self.stopped.send_replace(true);
+        self.block_on(async {
+            let _ = tokio::time::timeout(LAST, self.pump.idle()).await;
+        });
         self.release.notify_one();
         drop(self.rest.0.lock());
         self.rest.1.notify_one();
     }
 
     fn drive(&self) {
-        while !self.stopped.load(Ordering::SeqCst) {
+        while !self.stopped() {
             let calls = self.calls.load(Ordering::SeqCst);
             thread::park_timeout(GRACE);
             let same = self.calls.load(Ordering::SeqCst) == calls;
@@ -155,7 +192,7 @@ impl Driver {
     fn rest_until_idle(&self) {
         let mut rest = self.rest.0.lock();
         self.resting.store(true, Ordering::SeqCst);
-        while self.active.load(Ordering::SeqCst) > 0 && !self.stopped.load(Ordering::SeqCst) {
+        while self.active.load(Ordering::SeqCst) > 0 && !self.stopped() {
             self.rest.1.wait(&mut rest);
         }
         self.resting.store(false, Ordering::SeqCst);

@@ -77,6 +77,10 @@ impl Feed {
         }
     }
 
+    pub fn is_open(&self) -> bool {
+        !self.0.lock().sinks.is_empty()
+    }
+
     pub fn update(&self, reading: Reading) {
         let mut state = self.0.lock();
         let reading = Arc::new(reading);

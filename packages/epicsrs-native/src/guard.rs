@@ -22,7 +22,9 @@ pub fn forked() -> bool {
 }
 
 /// Refuse every use of a client that this process inherited.
-pub fn check(pv: &str) -> PyResult<()> {
+///
+/// A thread that calls during the interpreter's exit stays away from then on: it is a daemon, and it dies with the process.
+pub fn check(py: Python<'_>, pv: &str) -> PyResult<()> {
     if forked() {
         let name = if pv.is_empty() { "epicsrs_native" } else { pv };
         return Err(PyRuntimeError::new_err(format!(
@@ -30,9 +32,7 @@ pub fn check(pv: &str) -> PyResult<()> {
         )));
     }
     if leaving() {
-        return Err(PyRuntimeError::new_err(format!(
-            "{pv}: the interpreter is shutting down"
-        )));
+        py.detach(stay_away);
     }
     Ok(())
 }
@@ -49,14 +49,18 @@ pub fn away<T: Send>(py: Python<'_>, wait: impl FnOnce() -> T + Send) -> T {
         let output = wait();
         if leaving() {
             PARKED.fetch_add(1, Ordering::SeqCst);
-            loop {
-                thread::park();
-            }
+            stay_away();
         }
         output
     });
     AWAY.fetch_sub(1, Ordering::SeqCst);
     output
+}
+
+fn stay_away() {
+    loop {
+        thread::park();
+    }
 }
 
 /// In the child of a fork.

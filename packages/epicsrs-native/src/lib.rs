@@ -18,6 +18,7 @@ mod guard;
 mod lane;
 mod lend;
 mod link;
+mod logging;
 mod panics;
 mod pva;
 mod reading;

@@ -164,6 +164,9 @@ pub fn block<T: Send>(
             Ok(Err(panic)) => return Err(exception(py, caller.pv, &panics::error(&*panic))),
             Err(_) => {
                 py.check_signals()?;
+                if caller.driver.stopped() {
+                    return Err(exception(py, caller.pv, &stopped()));
+                }
                 if limit.over() {
                     return Err(exception(py, caller.pv, &limit.late(caller.link)));
                 }
@@ -187,11 +190,13 @@ pub fn awaitable<'py>(
     let job = {
         let (withdrawn, link, pv) = (withdrawn.clone(), caller.link.clone(), caller.pv.clone());
         let answer = operation.clone().unbind();
+        let stopping = caller.driver.stopping();
         async move {
             let call = AssertUnwindSafe(call).catch_unwind();
             let result = tokio::select! {
                 biased;
                 () = withdrawn.notified() => return,
+                () = stopping => Err(stopped()),
                 result = within(limit, call) => match result {
                     Some(Ok(result)) => result,
                     Some(Err(panic)) => Err(panics::error(&*panic)),
@@ -205,6 +210,10 @@ pub fn awaitable<'py>(
         operation.setattr("ticket", Ticket(withdrawn))?;
     }
     Ok(operation)
+}
+
+fn stopped() -> Error {
+    Error::new(Kind::NotConnected, "the client was closed by shutdown_all()")
 }
 
 async fn within<F: Future>(limit: Limit, call: F) -> Option<F::Output> {

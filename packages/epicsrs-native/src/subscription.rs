@@ -1,7 +1,7 @@
 //! What `monitor` and the `on_…` calls return, and what they do with updates and events.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyStopAsyncIteration, PyValueError};
@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use tokio::sync::watch;
 
+use crate::client::Opened;
 use crate::convert::exception;
 use crate::delivery::Queue;
 use crate::error::Error;
@@ -30,6 +31,7 @@ enum Stage {
 }
 
 pub struct Subscriber {
+    myself: Weak<Self>,
     pub pv: Arc<str>,
     link: Link,
     pub lane: Lane,
@@ -53,7 +55,8 @@ impl Subscriber {
         callback: Option<Py<PyAny>>,
         capacity: Capacity,
     ) -> PyResult<Py<Subscription>> {
-        let subscriber = Arc::new(Self {
+        let subscriber = Arc::new_cyclic(|myself| Self {
+            myself: myself.clone(),
             pv,
             link: link.clone(),
             lane: Lane::new(capacity),
@@ -107,9 +110,11 @@ impl Subscriber {
         }
     }
 
-    fn wake_reader(self: &Arc<Self>) {
-        if let Some((queue, operation)) = self.reader.lock().take() {
-            queue.next(self.clone(), operation);
+    fn wake_reader(&self) {
+        if let Some((queue, operation)) = self.reader.lock().take()
+            && let Some(myself) = self.myself.upgrade()
+        {
+            queue.next(myself, operation);
         }
     }
 
@@ -147,8 +152,10 @@ impl Subscriber {
         }
         Ok(())
     }
+}
 
-    pub fn close(self: &Arc<Self>) {
+impl Opened for Subscriber {
+    fn end(&self) {
         if self.lane.close() {
             self.link.feed().leave(self.id.load(Ordering::SeqCst));
             drop(self.handle.lock().take());
@@ -209,9 +216,9 @@ impl Subscription {
     }
 
     /// End it: no callback starts after this returns.
-    fn close(&self) -> PyResult<()> {
-        guard::check(&self.0.pv)?;
-        self.0.close();
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        guard::check(py, &self.0.pv)?;
+        self.0.end();
         Ok(())
     }
 
@@ -228,7 +235,7 @@ impl Subscription {
                 subscriber.pv
             )));
         }
-        guard::check(&subscriber.pv)?;
+        guard::check(py, &subscriber.pv)?;
         let awaited = subscriber
             .reader
             .lock()
@@ -331,8 +338,10 @@ impl Watcher {
             (self.callback.clone_ref(py), arguments, handle).into_pyobject(py)?,
         ))
     }
+}
 
-    pub fn close(&self) {
+impl Opened for Watcher {
+    fn end(&self) {
         if !self.closed.swap(true, Ordering::AcqRel) {
             self.link.events().forget(self.id.load(Ordering::SeqCst));
             drop(self.handle.lock().take());
@@ -367,9 +376,9 @@ impl Watch {
     }
 
     /// End it: no callback starts after this returns.
-    fn close(&self) -> PyResult<()> {
-        guard::check(&self.0.pv)?;
-        self.0.close();
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        guard::check(py, &self.0.pv)?;
+        self.0.end();
         Ok(())
     }
 }

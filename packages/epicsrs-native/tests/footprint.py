@@ -25,7 +25,8 @@ def descriptors() -> Counter[str]:
     for table in ("tcp", "tcp6", "udp", "udp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             row = line.split()
-            sockets[row[9]] = table[:3] + (f" to port {int(row[2].rsplit(':')[1], 16)}" if table[:3] == "tcp" else "")
+            peer = int(row[2].rsplit(":")[1], 16)
+            sockets[row[9]] = table[:3] + (f" to port {peer}" if table[:3] == "tcp" else " connected" * bool(peer))
     found: Counter[str] = Counter()
     for entry in Path("/proc/self/fd").iterdir():
         try:
@@ -43,14 +44,14 @@ def descriptors() -> Counter[str]:
 def growth(before: Counter[str]) -> Counter[str]:
     """What there is now beyond what there was, but for what the client may keep.
 
-    That is one circuit to each server, and the socket that the CA repeater in this process holds for a client of its.
+    That is one circuit to each server, and the connected sockets of the CA repeater in this process to its own clients.
     """
     now = threads() + descriptors()
     return Counter(
         {
             kind: n - before[kind]
             for kind, n in now.items()
-            if n > max(before[kind] + (kind == "udp"), 1 if kind.startswith("tcp to") else 0)
+            if n > max(before[kind], 1 if kind.startswith("tcp to") else 0) and kind != "udp connected"
         }
     )
 

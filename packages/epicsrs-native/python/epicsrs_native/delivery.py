@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from epicsrs_native._native import DeliveryQueue, Subscription, Watch
 
@@ -67,6 +67,7 @@ def report(message: str, source: Subscription | Watch | None, error: BaseExcepti
 @cache
 def _default() -> Delivery:
     delivery = Delivery("epicsrs-delivery")
+    delivery._become_default()
     threading.Thread(target=delivery.run, name=delivery.name, daemon=True).start()
     return delivery
 
@@ -80,13 +81,16 @@ def get_delivery() -> Delivery:
     return delivery
 
 
-_of_loops: "WeakKeyDictionary[AbstractEventLoop, Delivery]" = WeakKeyDictionary()
+# A loop holds its delivery, as what it watches, and lets go of it when it is closed.
+_of_loops: "WeakKeyDictionary[AbstractEventLoop, ReferenceType[Delivery]]" = WeakKeyDictionary()
 
 
 def loop_delivery(loop: "AbstractEventLoop") -> Delivery:
     """The lane of one event loop, drained by it: one wake-up for all that has come since the last."""
-    delivery = _of_loops.get(loop)
+    known = _of_loops.get(loop)
+    delivery = None if known is None else known()
     if delivery is None or delivery.closed:
-        delivery = _of_loops[loop] = Delivery("epicsrs-loop")
+        delivery = Delivery("epicsrs-loop")
         loop.add_reader(delivery.fileno(), delivery.drain)
+        _of_loops[loop] = ref(delivery)
     return delivery

@@ -40,6 +40,7 @@ pub struct PvaLink {
     /// Held until a request is on the wire: requests of one channel leave in the order of the calls.
     turn: tokio::sync::Mutex<()>,
     idle: Mutex<HashMap<Request, Vec<Operation>>>,
+    monitor: Mutex<Option<Watching>>,
     putting: tokio::sync::Semaphore,
     /// Whether only the whole structure makes a reading, on the present connection.
     whole: Mutex<Option<bool>>,
@@ -121,6 +122,7 @@ impl PvaLink {
             feed: Feed::default(),
             turn: tokio::sync::Mutex::default(),
             idle: Mutex::default(),
+            monitor: Mutex::default(),
             putting: tokio::sync::Semaphore::new(MOST_PUTS),
             whole: Mutex::default(),
         })
@@ -134,7 +136,17 @@ impl PvaLink {
         &self.feed
     }
 
+    fn came_up(self: &Arc<Self>) {
+        // pvAccess tells no access rights.
+        self.events.came_up((None, None));
+        if self.feed.is_open() {
+            self.start_monitor();
+        }
+    }
+
     fn went_down(&self) {
+        self.monitor.lock().take();
+        self.feed.went_down();
         self.idle.lock().clear();
         *self.whole.lock() = None;
         self.events.went_down();
@@ -246,16 +258,29 @@ impl PvaLink {
         })
     }
 
+    /// The monitor runs while the channel is up; the keeper starts it again with the next connection.
     pub fn subscribe(self: &Arc<Self>) {
-        let weak = Arc::downgrade(self);
-        let task = self.context.handle.spawn(async move {
-            let Some(link) = weak.upgrade() else { return };
-            match link.description().await {
-                Ok(desc) => watch(link, value::has_plain_value(&desc)).await,
-                Err(error) => link.feed.fail(&error),
-            }
-        });
-        self.feed.opened(Box::new(Watching(task.abort_handle())));
+        self.feed.opened(Box::new(Wanted(Arc::downgrade(self))));
+        if self.events.connected() {
+            self.start_monitor();
+        }
+    }
+
+    fn start_monitor(self: &Arc<Self>) {
+        let task = self.context.handle.spawn(watch(Arc::downgrade(self)));
+        // A running one ends here: the keeper and a subscriber may both have seen the connection.
+        *self.monitor.lock() = Some(Watching(task.abort_handle()));
+    }
+}
+
+/// Held by the feed while somebody wants updates.
+struct Wanted(Weak<PvaLink>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        if let Some(link) = self.0.upgrade() {
+            link.monitor.lock().take();
+        }
     }
 }
 
@@ -265,8 +290,7 @@ async fn keep_connected(channel: Arc<Channel>, link: Weak<PvaLink>) {
         match channel.ensure_active().await {
             Ok((server, _)) => {
                 let Some(up) = link.upgrade() else { return };
-                // pvAccess tells no access rights.
-                up.events.came_up((None, None));
+                up.came_up();
                 drop(up);
                 tokio::select! {
                     () = server.wait_closed() => {}

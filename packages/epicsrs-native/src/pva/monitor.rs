@@ -1,8 +1,8 @@
 //! A channel's monitor on the wire.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use epics_pva_rs::client_native::ops_v2::{MonitorConnEvent, MonitorFlow, MonitorTermination, op_monitor_handle_raw};
+use epics_pva_rs::client_native::ops_v2::{MonitorFlow, MonitorTermination, SubscriptionHandle, op_monitor_handle_raw};
 use epics_pva_rs::proto::ByteOrder;
 use epics_pva_rs::pv_request::PvRequestExpr;
 use tokio::task::AbortHandle;
@@ -16,7 +16,7 @@ use crate::value::Form;
 /// Updates that wait at the server, and again here, before the last two are merged into one.
 const QUEUE: u32 = 1000;
 
-/// Ends the monitor with the feed.
+/// Ends the monitor when it is dropped.
 pub struct Watching(pub AbortHandle);
 
 impl Drop for Watching {
@@ -25,13 +25,29 @@ impl Drop for Watching {
     }
 }
 
-/// Run the monitor, over reconnects, until the feed is closed or the server ends it.
-pub async fn watch(link: Arc<PvaLink>, plain: bool) {
-    let (updated, moved) = (Arc::downgrade(&link), Arc::downgrade(&link));
-    let Ok(request) = monitor_request(&link, plain) else {
-        return;
+/// Run the monitor of the present connection.
+pub async fn watch(link: Weak<PvaLink>) {
+    let Some(up) = link.upgrade() else { return };
+    let started = start(&up).await;
+    drop(up);
+    let end = match started {
+        Ok(handle) => match handle.wait_terminal().await {
+            MonitorTermination::Failed(error) => failure(error),
+            MonitorTermination::Ended => Error::new(Kind::Remote, "the server ended the monitor"),
+        },
+        Err(error) => error,
     };
-    let handle = op_monitor_handle_raw(
+    // A connection that was lost is the keeper's to tell.
+    if let Some(link) = link.upgrade().filter(|_| end.kind != Kind::NotConnected) {
+        link.feed().fail(&end);
+    }
+}
+
+async fn start(link: &Arc<PvaLink>) -> Result<SubscriptionHandle, Error> {
+    let plain = value::has_plain_value(&link.description().await?);
+    let request = request(link, plain)?;
+    let weak = Arc::downgrade(link);
+    Ok(op_monitor_handle_raw(
         link.channel.clone(),
         request,
         MonitorFlow {
@@ -40,29 +56,16 @@ pub async fn watch(link: Arc<PvaLink>, plain: bool) {
             ack_at: QUEUE,
         },
         move |_, field| {
-            if let Some(link) = updated.upgrade() {
+            if let Some(link) = weak.upgrade() {
                 link.feed().update(value::reading(field, plain, Form::Time));
             }
         },
-        move |event| {
-            if let (MonitorConnEvent::Disconnected, Some(link)) = (event, moved.upgrade()) {
-                link.feed().went_down();
-            }
-        },
-    );
-    let weak = Arc::downgrade(&link);
-    drop(link);
-    let end = handle.wait_terminal().await;
-    if let Some(link) = weak.upgrade() {
-        link.feed().fail(&match end {
-            MonitorTermination::Failed(error) => failure(error),
-            MonitorTermination::Ended => Error::new(Kind::Remote, "the server ended the monitor"),
-        });
-    }
+        |_| {},
+    ))
 }
 
 /// Not pipelined: pvxs 1.5.3 stops for good when the window is used up, until the record is posted again.
-fn monitor_request(link: &PvaLink, plain: bool) -> Result<Vec<u8>, Error> {
+fn request(link: &PvaLink, plain: bool) -> Result<Vec<u8>, Error> {
     let fields = if plain { "value,alarm,timeStamp" } else { "" };
     let big_endian = link
         .channel

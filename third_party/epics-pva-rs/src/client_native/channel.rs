@@ -759,23 +759,11 @@ impl Channel {
                     .server_destroyed
                     .load(std::sync::atomic::Ordering::Relaxed);
                 if !destroyed && server.is_alive() {
-                    let mismatched = match (
-                        expected_guid.as_ref(),
-                        self.resolver.last_guid_for(server.addr),
-                    ) {
-                        (Some(exp), Some(obs)) => exp != &obs,
-                        _ => false,
-                    };
-                    if mismatched {
-                        tracing::warn!(
-                            addr = %server.addr,
-                            "PVA server identity changed at same address; \
-                             re-searching to validate channel"
-                        );
-                        force_research = true;
-                    } else {
-                        return Ok((server.clone(), *sid));
-                    }
+                    // A replaced server has closed the circuit with its death. Its
+                    // beacons are no witness: the tracker holds the old server's GUID
+                    // until the new one's first beacon, up to 15 s later.
+                    let _ = expected_guid;
+                    return Ok((server.clone(), *sid));
                 } else if destroyed {
                     tracing::debug!(
                         sid = *sid,

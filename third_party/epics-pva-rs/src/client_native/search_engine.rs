@@ -1244,6 +1244,9 @@ struct Pending {
 /// second instead of letting every channel fire on its own backoff.
 const N_SEARCH_BUCKETS: usize = 30;
 
+/// As long as an IOC takes to reboot a search is repeated with every tick.
+const EAGER_SEARCHES: u32 = 30;
+
 /// pvxs `bucketInterval` and `bucketIntervalFast` (src/client.cpp:40-41):
 /// the search tick period, and the period during a poke revolution.
 const BUCKET_INTERVAL: Duration = Duration::from_secs(1);
@@ -1357,8 +1360,10 @@ fn rearm_after_send(
         (current_bucket, n_search)
     } else {
         let next_n_search = n_search.saturating_add(1);
+        // Every second for half a minute, then ever more seldom.
+        let step = next_n_search.saturating_sub(EAGER_SEARCHES).max(1);
         (
-            cascade_smoothed_next(current_bucket, next_n_search, bucket_sizes),
+            cascade_smoothed_next(current_bucket, step, bucket_sizes),
             next_n_search,
         )
     }
