@@ -343,8 +343,8 @@ impl DeliveryQueue {
         }
     }
 
-    /// Make this the one whose thread hands log records on.
-    fn _become_default(&self) {
+    /// Have whoever drains this delivery hand the network code's log records on to `logging`; one delivery does.
+    fn hand_on_logs(&self) {
         *DEFAULT.lock() = Some(Arc::downgrade(&self.queue));
     }
 

@@ -67,7 +67,7 @@ def report(message: str, source: Subscription | Watch | None, error: BaseExcepti
 @cache
 def _default() -> Delivery:
     delivery = Delivery("epicsrs-delivery")
-    delivery._become_default()
+    delivery.hand_on_logs()
     threading.Thread(target=delivery.run, name=delivery.name, daemon=True).start()
     return delivery
 
