@@ -1,6 +1,6 @@
 """The EPICS client: Channel Access and pvAccess behind one Channel, for threads and for asyncio."""
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
 from epicsrs_native._native import (
     ABI,
@@ -21,6 +21,7 @@ from epicsrs_native.delivery import Delivery, get_delivery
 from epicsrs_native.errors import AccessDeniedError, EpicsError, NotConnectedError, RemoteError, ReplyTimeoutError
 from epicsrs_native.values import EnumValue
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from epicsrs_native.operation import Operation
 
@@ -72,7 +73,7 @@ def require_abi(major: int, minor: int, who: str) -> None:
         )
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Operation is an asyncio.Future; who only uses threads does not pay for importing asyncio.
     if name == "Operation":
         from epicsrs_native.operation import Operation

@@ -1,17 +1,22 @@
 """Where callbacks run: a Delivery, drained by a thread or by an event loop."""
 
+from __future__ import annotations
+
 import threading
-from collections.abc import Callable
-from functools import cache
-from typing import TYPE_CHECKING, Any, TypeAlias
-from weakref import ReferenceType, WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, ref
 
-from epicsrs_native._native import DeliveryQueue, Subscription, Watch
+from epicsrs_native._native import DeliveryQueue
 
+# What is for type checkers only stays out of the import, which `typing` alone would make three times as long.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
+    from collections.abc import Callable
+    from typing import Any, TypeAlias
 
-Batch: TypeAlias = list[tuple[Callable[..., object], tuple[Any, ...], Subscription | Watch | None]]
+    from epicsrs_native._native import Subscription, Watch
+
+    Batch: TypeAlias = list[tuple[Callable[..., object], tuple[Any, ...], Subscription | Watch | None]]
 
 
 class Delivery(DeliveryQueue):
@@ -64,28 +69,25 @@ def report(message: str, source: Subscription | Watch | None, error: BaseExcepti
     logging.getLogger("epicsrs.delivery").error(message, exc_info=error, extra={"pv": pv})
 
 
-@cache
-def _default() -> Delivery:
-    delivery = Delivery("epicsrs-delivery")
-    delivery.hand_on_logs()
-    threading.Thread(target=delivery.run, name=delivery.name, daemon=True).start()
-    return delivery
+_default: list[Delivery] = []
+_starting = threading.Lock()
 
 
 def get_delivery() -> Delivery:
-    """The process's default lane, drained by a thread of its own that starts with the first use."""
-    delivery = _default()
-    if delivery.closed:
-        _default.cache_clear()
-        delivery = _default()
-    return delivery
+    """The process's default lane, drained by a thread of its own; it hands on what the network code logs as well."""
+    with _starting:
+        if not _default or _default[0].closed:
+            _default[:] = [Delivery("epicsrs-delivery")]
+            _default[0].hand_on_logs()
+            threading.Thread(target=_default[0].run, name=_default[0].name, daemon=True).start()
+        return _default[0]
 
 
 # A loop holds its delivery, as what it watches, and lets go of it when it is closed.
-_of_loops: "WeakKeyDictionary[AbstractEventLoop, ReferenceType[Delivery]]" = WeakKeyDictionary()
+_of_loops: WeakKeyDictionary[AbstractEventLoop, ref[Delivery]] = WeakKeyDictionary()
 
 
-def loop_delivery(loop: "AbstractEventLoop") -> Delivery:
+def loop_delivery(loop: AbstractEventLoop) -> Delivery:
     """The lane of one event loop, drained by it: one wake-up for all that has come since the last."""
     known = _of_loops.get(loop)
     delivery = None if known is None else known()
