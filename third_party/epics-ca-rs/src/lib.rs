@@ -151,6 +151,7 @@ pub mod estdlib;
 // target: `client-core` names a peer by its dotted address, which is C's own
 // answer for an address with no PTR record.
 #[cfg(all(feature = "client", not(epics_embedded_target)))]
+#[allow(dead_code)] // Its cache, which nothing fills now.
 pub mod hostname;
 pub(crate) mod iocinf;
 pub mod observability;

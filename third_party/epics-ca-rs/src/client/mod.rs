@@ -4545,13 +4545,6 @@ async fn run_coordinator(
                     }
                     #[cfg(feature = "client")]
                     TransportEvent::ServerConnected { server_addr } => {
-                        // C hands the peer address to `ipAddrToAsciiEngine` in
-                        // the `tcpiiu` constructor, so the name is resolved
-                        // long before anything prints it. Warm the same cache
-                        // here — otherwise the first ask is the exception block
-                        // of a circuit that just died, and it would print the
-                        // dotted IP where C prints `localhost:5064`.
-                        crate::hostname::warm(server_addr);
                         // libca bhe-on-connect parity: tell the beacon
                         // monitor to drop its per-server EMA so the
                         // next beacon reseeds `period_estimate` from

@@ -287,14 +287,7 @@ fn c_prefix(s: &[u8], max: usize) -> &[u8] {
 }
 
 pub(crate) fn peer_display_name(addr: SocketAddr) -> Vec<u8> {
-    #[cfg(feature = "client")]
-    {
-        crate::hostname::cached_name(addr)
-    }
-    #[cfg(not(feature = "client"))]
-    {
-        addr.to_string().into_bytes()
-    }
+    addr.to_string().into_bytes()
 }
 
 /// The blocking half of [`peer_display_name`] — C `ipAddrToA` proper, which
