@@ -80,18 +80,27 @@ impl Client {
 
     /// Have this end with the client.
     pub fn keep(&self, opened: &Arc<dyn Opened>) {
+        if self.closed() {
+            opened.end();
+            return;
+        }
         remember(&mut self.opened.lock(), opened);
     }
 
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.driver.stop();
         let opened = std::mem::take(&mut *self.opened.lock());
         for opened in opened.iter().filter_map(Weak::upgrade) {
             opened.end();
         }
-        *self.ca.lock() = None;
-        *self.pva.lock() = None;
+        let (ca, pva) = (self.ca.lock().take(), self.pva.lock().take());
+        if let Some(pva) = pva {
+            pva.close();
+        }
+        if let Some(ca) = ca {
+            self.driver.block_on(ca.close());
+        }
+        self.driver.stop();
     }
 
     pub fn link(&self, pv: &str) -> Result<Link, Error> {

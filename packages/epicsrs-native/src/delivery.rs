@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
 
 use crate::channel::Outcome;
+use crate::client::Opened;
 use crate::convert::exception;
 use crate::error::Error;
 use crate::events::Event;
@@ -76,9 +78,17 @@ pub fn wake_default() {
     }
 }
 
+/// Threads that wait for something to be due.
+static DRAINING: AtomicUsize = AtomicUsize::new(0);
+
+pub fn drained_by() -> usize {
+    DRAINING.load(Ordering::SeqCst)
+}
+
 /// Close every delivery of the process.
 pub fn close_all() {
-    for queue in QUEUES.lock().drain(..).filter_map(|queue| queue.upgrade()) {
+    let queues = std::mem::take(&mut *QUEUES.lock());
+    for queue in queues.iter().filter_map(Weak::upgrade) {
         queue.close();
     }
 }
@@ -90,6 +100,10 @@ impl Queue {
         all.retain(|other| other.strong_count() > 0);
         all.push(Arc::downgrade(&queue));
         queue
+    }
+
+    pub fn closed(&self) -> bool {
+        self.state.lock().closed
     }
 
     fn push(&self, item: Item) {
@@ -155,6 +169,8 @@ impl Queue {
 
     /// Up to a batch of what is due; stale tokens count for nothing.
     fn pop(&self) -> (Vec<Due>, bool) {
+        // Dropped behind the lock: with a callback anything may run.
+        let mut gone = Vec::new();
         let mut state = self.state.lock();
         if let Some((_, theirs)) = self.wake.get()
             && state.woken
@@ -169,7 +185,10 @@ impl Queue {
                 None => break,
                 Some(Item::Update(subscriber)) => match subscriber.lane.redeem() {
                     Some(reading) => due.push(Due::Update(subscriber, reading)),
-                    None => state.stale = state.stale.saturating_sub(1),
+                    None => {
+                        state.stale = state.stale.saturating_sub(1);
+                        gone.push(subscriber);
+                    }
                 },
                 Some(other) => due.push(Due::Item(other)),
             }
@@ -251,6 +270,10 @@ impl Due {
 /// Set an operation's result, unless it has been cancelled.
 pub fn finish(py: Python<'_>, operation: &Bound<'_, PyAny>, pv: &str, result: Result<Outcome, Error>) -> PyResult<()> {
     if operation.call_method0("done")?.extract()? {
+        // Nobody has a handle to what was opened for a call that was cancelled.
+        if let Ok(Outcome::Subscription(subscription)) = result {
+            subscription.get().0.end();
+        }
         return Ok(());
     }
     match result
@@ -274,11 +297,12 @@ pub struct DeliveryQueue {
 impl DeliveryQueue {
     #[new]
     #[pyo3(signature = (name = "epicsrs".to_owned()))]
-    fn new(name: String) -> Self {
-        Self {
+    fn new(py: Python<'_>, name: String) -> PyResult<Self> {
+        guard::check(py, &name)?;
+        Ok(Self {
             name,
             queue: Queue::new(),
-        }
+        })
     }
 
     /// The name it was given.
@@ -302,8 +326,10 @@ impl DeliveryQueue {
 
     /// Have `function(*args)` run where this delivery is drained, after what is queued already; never dropped.
     #[pyo3(signature = (function, *args))]
-    fn call(&self, function: Py<PyAny>, args: Py<PyTuple>) {
+    fn call(&self, py: Python<'_>, function: Py<PyAny>, args: Py<PyTuple>) -> PyResult<()> {
+        guard::check(py, &self.name)?;
         self.queue.push(Item::Call(function, args));
+        Ok(())
     }
 
     /// Take what is due: (callback, arguments, source) each, the results of awaitables being set on the way.
@@ -338,7 +364,9 @@ impl DeliveryQueue {
                 return Ok(Some(PyList::empty(py)));
             }
             let slice = limit.slice(if is_main_thread(py)? { Some(SLICE) } else { None });
+            DRAINING.fetch_add(1, Ordering::SeqCst);
             guard::away(py, || self.queue.wait(slice, || logs && logging::pending()));
+            DRAINING.fetch_sub(1, Ordering::SeqCst);
             py.check_signals()?;
         }
     }

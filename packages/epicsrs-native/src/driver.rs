@@ -8,14 +8,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 /// A call that runs beside others; it reports its own result.
 pub type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -38,29 +38,37 @@ pub struct Driver {
     /// The background thread sleeps until somebody leaves.
     resting: AtomicBool,
     rest: (Mutex<()>, Condvar),
-    stopped: watch::Sender<bool>,
+    stopped: AtomicBool,
     pump: Arc<Pump>,
 }
 
 /// Where started jobs wait to be picked up; one task runs them all.
-#[derive(Default)]
 struct Pump {
-    jobs: Mutex<Vec<Job>>,
+    /// None when it has ended: a job that comes later is dropped, which tells who awaits it.
+    jobs: Mutex<Option<Vec<Job>>>,
     submitted: Notify,
-    through: Notify,
-    live: AtomicUsize,
+    stop: Notify,
+    stopped: Notify,
 }
 
 impl Pump {
     fn submit(&self, job: Job) {
-        let mut jobs = self.jobs.lock();
+        let mut waiting = self.jobs.lock();
+        let Some(jobs) = &mut *waiting else {
+            drop(waiting);
+            drop(job);
+            return;
+        };
         let idle = jobs.is_empty();
         jobs.push(job);
-        self.live.fetch_add(1, Ordering::AcqRel);
-        drop(jobs);
+        drop(waiting);
         if idle {
             self.submitted.notify_one();
         }
+    }
+
+    fn waiting(&self) -> Vec<Job> {
+        self.jobs.lock().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     async fn run(self: Arc<Self>) {
@@ -68,24 +76,15 @@ impl Pump {
         loop {
             tokio::select! {
                 biased;
-                () = self.submitted.notified() => running.extend(std::mem::take(&mut *self.jobs.lock())),
-                Some(()) = running.next(), if !running.is_empty() => {
-                    if self.live.fetch_sub(1, Ordering::AcqRel) == 1 {
-                        self.through.notify_waiters();
-                    }
-                }
+                () = self.submitted.notified() => running.extend(self.waiting()),
+                () = self.stop.notified() => break,
+                Some(()) = running.next(), if !running.is_empty() => {}
             }
         }
-    }
-
-    async fn idle(&self) {
-        loop {
-            let through = self.through.notified();
-            if self.live.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            through.await;
-        }
+        drop(running);
+        let late = self.jobs.lock().take();
+        drop(late);
+        self.stopped.notify_one();
     }
 }
 
@@ -99,8 +98,13 @@ impl Driver {
             release: Notify::new(),
             resting: AtomicBool::new(false),
             rest: (Mutex::new(()), Condvar::new()),
-            stopped: watch::Sender::new(false),
-            pump: Arc::default(),
+            stopped: AtomicBool::new(false),
+            pump: Arc::new(Pump {
+                jobs: Mutex::new(Some(Vec::new())),
+                submitted: Notify::new(),
+                stop: Notify::new(),
+                stopped: Notify::new(),
+            }),
         });
         driver.runtime.spawn(driver.pump.clone().run());
         let background = driver.clone();
@@ -129,11 +133,19 @@ impl Driver {
         output
     }
 
+    /// Do what can be done at once, in the calling thread; None where the rest needs the network.
+    pub fn poll_now<F: Future + ?Sized>(&self, call: Pin<&mut F>) -> Option<F::Output> {
+        let _entered = self.runtime.enter();
+        match call.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
+    }
+
     /// Start a job: what it can do at once it does before this returns, in the calling thread and in its order; the
     /// rest runs on the driver. True where it is through already.
     pub fn start_job(&self, mut job: Job) -> bool {
-        let _entered = self.runtime.enter();
-        if job.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready() {
+        if self.poll_now(job.as_mut()).is_some() {
             return true;
         }
         self.pump.submit(job);
@@ -141,23 +153,15 @@ impl Driver {
     }
 
     pub fn stopped(&self) -> bool {
-        *self.stopped.borrow()
+        self.stopped.load(Ordering::SeqCst)
     }
 
-    /// Resolves when the driver is stopped.
-    pub fn stopping(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut stopped = self.stopped.subscribe();
-        async move {
-            // An error is the driver's own end.
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-        }
-    }
-
-    /// End: jobs under way see `stopping`, and are through when this returns, or `LAST` is over.
+    /// End: jobs under way are dropped when this returns, or `LAST` is over.
     pub fn stop(&self) {
-        self.stopped.send_replace(true);
+        self.stopped.store(true, Ordering::SeqCst);
+        self.pump.stop.notify_one();
         self.block_on(async {
-            let _ = tokio::time::timeout(LAST, self.pump.idle()).await;
+            let _ = tokio::time::timeout(LAST, self.pump.stopped.notified()).await;
         });
         self.release.notify_one();
         drop(self.rest.0.lock());

@@ -71,6 +71,9 @@ impl Fit for f32 {
     fn fit(number: Number) -> Option<Self> {
         let wide = f64::fit(number)?;
         let narrow = wide as f32;
+        if let Number::Int(i) = number {
+            return (narrow as i128 == i).then_some(narrow);
+        }
         (narrow.is_finite() || !wide.is_finite()).then_some(narrow)
     }
 }

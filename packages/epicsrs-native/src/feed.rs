@@ -83,6 +83,7 @@ impl Feed {
 
     pub fn update(&self, reading: Reading) {
         let mut state = self.0.lock();
+        state.failed = None;
         let reading = Arc::new(reading);
         for (_, sink) in &state.sinks {
             sink(Ok(&reading));

@@ -75,8 +75,15 @@ pub fn _exit(py: Python<'_>) {
     if forked() {
         return;
     }
-    let _ = EXITING.set(thread::current().id());
     crate::delivery::close_all();
+    py.detach(|| {
+        // Whoever drains a delivery returns from it, to whom waits for that thread.
+        let end = Instant::now() + LAST_WAIT;
+        while crate::delivery::drained_by() > 0 && Instant::now() < end {
+            thread::park_timeout(Duration::from_millis(2));
+        }
+    });
+    let _ = EXITING.set(thread::current().id());
     py.detach(|| {
         let end = Instant::now() + LAST_WAIT;
         while AWAY.load(Ordering::SeqCst) > PARKED.load(Ordering::SeqCst) && Instant::now() < end {

@@ -77,11 +77,14 @@ impl Lane {
         self.state.lock().paused = true;
     }
 
-    /// What came last during the pause, for the delivery to queue.
-    pub fn resume(&self) -> Option<Arc<Reading>> {
+    /// Queue what came last during the pause.
+    pub fn resume(&self) -> Pushed {
         let mut state = self.state.lock();
         state.paused = false;
-        state.held.take()
+        match state.held.take() {
+            Some(held) if !self.closed() => self.queued(&mut state, held),
+            _ => Pushed::Ignored,
+        }
     }
 
     pub fn push(&self, reading: Arc<Reading>) -> Pushed {
@@ -95,6 +98,10 @@ impl Lane {
             }
             return Pushed::Ignored;
         }
+        self.queued(&mut state, reading)
+    }
+
+    fn queued(&self, state: &mut State, reading: Arc<Reading>) -> Pushed {
         state.bytes += reading.heap_bytes();
         state.readings.push_back(reading);
         let mut stale = 0;

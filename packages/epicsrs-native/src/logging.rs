@@ -104,7 +104,7 @@ pub fn install() {
 
 /// Read Python's level again.
 pub fn mirror(py: Python<'_>) -> PyResult<()> {
-    let level: u64 = match py.import("sys")?.getattr("modules")?.get_item("logging") {
+    let level: i64 = match py.import("sys")?.getattr("modules")?.get_item("logging") {
         Ok(logging) => logging
             .call_method1("getLogger", ("epicsrs",))?
             .call_method0("getEffectiveLevel")?
@@ -112,7 +112,7 @@ pub fn mirror(py: Python<'_>) -> PyResult<()> {
         // Nobody has configured what nobody has imported.
         Err(_) => 30,
     };
-    LEVEL.store(u8::try_from(level).unwrap_or(u8::MAX), Ordering::Relaxed);
+    LEVEL.store(u8::try_from(level.max(0)).unwrap_or(u8::MAX), Ordering::Relaxed);
     Ok(())
 }
 

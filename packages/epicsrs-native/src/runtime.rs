@@ -1,5 +1,6 @@
 //! The two ways to wait: `block` for a thread, `awaitable` for an event loop.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,11 +9,11 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use futures_util::future::{AbortHandle, Abortable};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyWeakrefMethods, PyWeakrefReference};
-use tokio::sync::Notify;
 
 use crate::channel::Outcome;
 use crate::convert::exception;
@@ -152,6 +153,10 @@ pub fn block<T: Send>(
     call: impl Future<Output = Result<T, Error>> + Send,
 ) -> PyResult<T> {
     let mut call = pin!(AssertUnwindSafe(call).catch_unwind());
+    // What needs no reply takes no driver either: a loop of such calls would keep it from everybody.
+    if let Some(done) = caller.driver.poll_now(call.as_mut()) {
+        return ended(py, caller, done);
+    }
     loop {
         let slice = limit.slice(Some(SLICE)).unwrap_or(SLICE);
         let waited = guard::away(py, || {
@@ -160,8 +165,7 @@ pub fn block<T: Send>(
                 .block_on(async { tokio::time::timeout(slice, call.as_mut()).await })
         });
         match waited {
-            Ok(Ok(result)) => return result.map_err(|error| exception(py, caller.pv, &error)),
-            Ok(Err(panic)) => return Err(exception(py, caller.pv, &panics::error(&*panic))),
+            Ok(done) => return ended(py, caller, done),
             Err(_) => {
                 py.check_signals()?;
                 if caller.driver.stopped() {
@@ -175,6 +179,13 @@ pub fn block<T: Send>(
     }
 }
 
+type Caught<T> = Result<T, Box<dyn Any + Send>>;
+
+fn ended<T>(py: Python<'_>, caller: &Caller<'_>, done: Caught<Result<T, Error>>) -> PyResult<T> {
+    done.unwrap_or_else(|panic| Err(panics::error(&*panic)))
+        .map_err(|error| exception(py, caller.pv, &error))
+}
+
 /// Start `call` and return what awaits it on the running loop.
 ///
 /// What can be sent is sent before this returns. The awaitable may be thrown away: the call goes on. Cancelling it
@@ -186,30 +197,49 @@ pub fn awaitable<'py>(
     call: impl Future<Output = Result<Outcome, Error>> + Send + 'static,
 ) -> PyResult<Bound<'py, PyAny>> {
     let (queue, operation) = loop_operation(py)?;
-    let withdrawn = Arc::new(Notify::new());
-    let job = {
-        let (withdrawn, link, pv) = (withdrawn.clone(), caller.link.clone(), caller.pv.clone());
-        let answer = operation.clone().unbind();
-        let stopping = caller.driver.stopping();
-        async move {
-            let call = AssertUnwindSafe(call).catch_unwind();
-            let result = tokio::select! {
-                biased;
-                () = withdrawn.notified() => return,
-                () = stopping => Err(stopped()),
-                result = within(limit, call) => match result {
-                    Some(Ok(result)) => result,
-                    Some(Err(panic)) => Err(panics::error(&*panic)),
-                    None => Err(limit.late(&link)),
-                }
-            };
-            queue.complete(answer, pv, result);
-        }
+    let (withdraw, registration) = AbortHandle::new_pair();
+    let mut answer = Answer {
+        queue,
+        pv: caller.pv.clone(),
+        operation: Some(operation.clone().unbind()),
     };
-    if !caller.driver.start_job(Box::pin(job)) {
-        operation.setattr("ticket", Ticket(withdrawn))?;
+    let link = caller.link.clone();
+    let job = async move {
+        let call = AssertUnwindSafe(call).catch_unwind();
+        answer.give(match within(limit, call).await {
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => Err(panics::error(&*panic)),
+            None => Err(limit.late(&link)),
+        });
+    };
+    if !caller
+        .driver
+        .start_job(Box::pin(Abortable::new(job, registration).map(drop)))
+    {
+        operation.setattr("ticket", Ticket(withdraw))?;
     }
     Ok(operation)
+}
+
+/// Answers an operation, also when its call is dropped: by its own withdrawal, which asks no more, or by the client's end.
+struct Answer {
+    queue: Arc<Queue>,
+    pv: Arc<str>,
+    operation: Option<Py<PyAny>>,
+}
+
+impl Answer {
+    fn give(&mut self, result: Result<Outcome, Error>) {
+        if let Some(operation) = self.operation.take() {
+            self.queue.complete(operation, self.pv.clone(), result);
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.give(Err(stopped()));
+    }
 }
 
 fn stopped() -> Error {
@@ -225,13 +255,13 @@ async fn within<F: Future>(limit: Limit, call: F) -> Option<F::Output> {
 
 /// Withdraws a call that is under way.
 #[pyclass(frozen, module = "epicsrs_native._native")]
-pub struct Ticket(Arc<Notify>);
+pub struct Ticket(AbortHandle);
 
 #[pymethods]
 impl Ticket {
     /// Drop the call: what has not been sent is never sent, and its reply is ignored.
     fn withdraw(&self) {
-        self.0.notify_one();
+        self.0.abort();
     }
 }
 
@@ -271,6 +301,7 @@ fn loop_queue(py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Que
             .upgrade()
             .filter(|known| known.is(event_loop))
             .and_then(|_| queue.upgrade())
+            .filter(|queue| !queue.closed())
     });
     if let Some(queue) = known {
         return Ok(queue);

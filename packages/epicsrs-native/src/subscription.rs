@@ -85,7 +85,7 @@ impl Subscriber {
     fn take(self: &Arc<Self>, update: Result<&Arc<value::Reading>, &Error>) {
         match update {
             Ok(reading) => {
-                self.queued(reading.clone());
+                self.queued(self.lane.push(reading.clone()));
                 self.moved_to(Stage::Running);
             }
             Err(error) => {
@@ -97,13 +97,13 @@ impl Subscriber {
     }
 
     fn moved_to(&self, stage: Stage) {
-        if matches!(*self.stage.borrow(), Stage::Waiting) || matches!(stage, Stage::Failed(_)) {
+        if !matches!((&*self.stage.borrow(), &stage), (Stage::Running, Stage::Running)) {
             self.stage.send_replace(stage);
         }
     }
 
-    fn queued(self: &Arc<Self>, reading: Arc<value::Reading>) {
-        match self.lane.push(reading) {
+    fn queued(self: &Arc<Self>, pushed: Pushed) {
+        match pushed {
             Pushed::Queued { stale } if self.callback.is_some() => self.queue.updated(self, stale),
             Pushed::Queued { .. } => self.wake_reader(),
             Pushed::Ignored => {}
@@ -210,9 +210,7 @@ impl Subscription {
 
     /// Deliver again, first the last update that came during the pause.
     fn resume(&self) {
-        if let Some(reading) = self.0.lane.resume() {
-            self.0.queued(reading);
-        }
+        self.0.queued(self.0.lane.resume());
     }
 
     /// End it: no callback starts after this returns.

@@ -34,7 +34,14 @@ class Delivery(DeliveryQueue):
 
     def run(self) -> None:
         """Run callbacks on the calling thread until ``close``; Ctrl-C works where that is the main thread."""
-        while (batch := self.take()) is not None:
+        while True:
+            try:
+                batch = self.take()
+            except Exception as error:
+                report("a batch could not be taken", None, error)
+                continue
+            if batch is None:
+                return
             deliver(batch)
 
     def drain(self) -> None:
@@ -91,7 +98,10 @@ def loop_delivery(loop: AbstractEventLoop) -> Delivery:
     """The lane of one event loop, drained by it: one wake-up for all that has come since the last."""
     known = _of_loops.get(loop)
     delivery = None if known is None else known()
-    if delivery is None or delivery.closed:
+    if delivery is not None and delivery.closed:
+        loop.remove_reader(delivery.fileno())
+        delivery = None
+    if delivery is None:
         delivery = Delivery("epicsrs-loop")
         loop.add_reader(delivery.fileno(), delivery.drain)
         _of_loops[loop] = ref(delivery)

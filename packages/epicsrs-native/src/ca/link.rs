@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use epics_base_rs::error::{CaError, eca};
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 use super::CaContext;
 use super::failure::{Refusal, failure, read_refusal, type_name, write_refusal};
 use super::gate::Gate;
+use super::line::Line;
 use super::value;
 use crate::error::Error;
 use crate::events::Events;
@@ -32,6 +34,9 @@ pub struct CaLink {
     feed: Feed,
     choices: Mutex<Labels>,
     gate: Mutex<Option<Arc<Gate>>>,
+    waiting: Line,
+    /// Counts the losses, and so names the present connection.
+    connection: AtomicU64,
 }
 
 /// An enum's choices on the present connection, and the updates that wait for them.
@@ -63,6 +68,8 @@ impl CaLink {
             feed: Feed::default(),
             choices: Mutex::default(),
             gate: Mutex::default(),
+            waiting: Line::default(),
+            connection: AtomicU64::new(0),
         });
         let weak = Arc::downgrade(&link);
         let sink = Arc::new(move |event| {
@@ -96,6 +103,7 @@ impl CaLink {
                 }
             }
             ConnectionEvent::Disconnected => {
+                self.connection.fetch_add(1, Ordering::SeqCst);
                 *self.choices.lock() = Labels::Unknown;
                 self.feed.went_down();
                 self.events.went_down();
@@ -131,6 +139,7 @@ impl CaLink {
     /// they are known, so that no label has to wait or be guessed.
     fn ask_labels(self: &Arc<Self>, rights: (Option<bool>, Option<bool>)) {
         *self.choices.lock() = Labels::Asked(Vec::new());
+        let connection = self.connection.load(Ordering::SeqCst);
         let asked = self
             .channel()
             .get_callback(DbFieldType::Enum.ctrl_dbr_type(), ReqCount::Fixed(1))
@@ -141,7 +150,8 @@ impl CaLink {
                 Ok(answer) => answer.await,
                 Err(error) => Err(error),
             };
-            if matches!(answer, Err(CaError::Disconnected)) {
+            // An answer of a connection that is no more says nothing of this one.
+            if link.connection.load(Ordering::SeqCst) != connection || matches!(answer, Err(CaError::Disconnected)) {
                 return;
             }
             // A server that refuses the choices still serves the index.
@@ -176,6 +186,8 @@ impl CaLink {
 
     /// Do `issue` as soon as the channel is up and its circuit has room, in the order of the calls to one circuit.
     async fn send<T>(&self, issue: impl Fn(&CaChannel) -> Result<T, Refusal>) -> Result<T, Error> {
+        // Held until it is sent: what waits for the connection goes before what comes after it.
+        let _place = self.waiting.join(|| self.events.connected()).await;
         loop {
             self.events.wait_connected().await;
             let channel = self.channel();

@@ -2,15 +2,17 @@
 
 mod failure;
 mod gate;
+mod line;
 mod link;
 mod value;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use epics_base_rs::error::eca;
-use epics_ca_rs::client::{CaClient, CaException};
+use epics_ca_rs::client::{CaClient, CaException, CaOp};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
@@ -18,6 +20,9 @@ use crate::error::{Error, Kind};
 use failure::kind_of;
 use gate::Gate;
 pub use link::CaLink;
+
+/// For the last messages to the servers.
+const GOODBYE: Duration = Duration::from_millis(200);
 
 /// The process's Channel Access client.
 pub struct CaContext {
@@ -44,6 +49,11 @@ impl CaContext {
         })
     }
 
+    /// Tell the servers that every channel is gone.
+    pub async fn close(&self) {
+        let _ = tokio::time::timeout(GOODBYE, self.client.shutdown()).await;
+    }
+
     /// The one link to this PV; a new one starts to search at once.
     pub fn link(self: &Arc<Self>, name: &str) -> Arc<CaLink> {
         let mut links = self.links.lock();
@@ -58,6 +68,10 @@ impl CaContext {
 
 /// An error that the server sent to nobody in particular: a put without wait that it refused.
 fn refused(links: &Mutex<HashMap<String, Weak<CaLink>>>, exception: &CaException) {
+    // Only a put has nobody who waits for its refusal.
+    if exception.op != CaOp::Put {
+        return;
+    }
     let Some(name) = &exception.pv_name else { return };
     let link = links.lock().get(name.as_str_lossy().as_ref()).and_then(Weak::upgrade);
     if let Some(link) = link {

@@ -27,6 +27,8 @@ use crate::value::{Form, Reading, Value};
 const NEVER: Duration = Duration::from_secs(1 << 30);
 /// Puts of one channel that are on the wire at once, each with an operation of its own at the server.
 const MOST_PUTS: usize = 64;
+/// Between the loss of a circuit and the search for the next.
+const BREATH: Duration = Duration::from_millis(5);
 /// Between two attempts to connect that failed at once.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -298,6 +300,9 @@ async fn keep_connected(channel: Arc<Channel>, link: Weak<PvaLink>) {
                 }
                 let Some(down) = link.upgrade() else { return };
                 down.went_down();
+                drop(down);
+                // A circuit that is closed and does not know it yet would be handed out again at once.
+                tokio::time::sleep(BREATH).await;
             }
             Err(error) => {
                 tracing::debug!(pv = %channel.pv_name, %error, "no connection yet");

@@ -71,6 +71,11 @@ impl PvaContext {
         })
     }
 
+    /// Close every circuit.
+    pub fn close(&self) {
+        self.pool.clear();
+    }
+
     /// The one link to this PV; a new one starts to search at once.
     pub fn link(self: &Arc<Self>, name: &str) -> Arc<PvaLink> {
         let mut links = self.links.lock();

@@ -113,7 +113,12 @@ impl Operation {
     }
 
     async fn reply(&mut self) -> Result<OpResponse, Error> {
-        let frame = self.replies.recv().await.ok_or_else(Error::lost)?;
+        let frame = tokio::select! {
+            biased;
+            frame = self.replies.recv() => frame.ok_or_else(Error::lost)?,
+            // A circuit that ends by a broken message leaves its waiters registered.
+            () = self.server.wait_closed() => return Err(Error::lost()),
+        };
         // What cannot be decoded leaves the circuit's state unknown (pvxs closes it too, clientget.cpp:456).
         decode_op_response(&frame, Some(&self.desc))
             .map_err(failure)

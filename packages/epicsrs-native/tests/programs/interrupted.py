@@ -14,7 +14,8 @@ from talk import hear, say
 from epicsrs_native import get_context
 
 operation, pv = sys.argv[1:]
-arguments = {"put": [1.0], "monitor": [print]}.get(operation, [])
+# On stderr, where the test looks: a monitor that was interrupted before its start has no updates to give.
+arguments = {"put": [1.0], "monitor": [lambda reading: print("an update", file=sys.stderr)]}.get(operation, [])
 # These wait for a connection, the others for a reply.
 unconnected = operation in ("connect", "info")
 
