@@ -15,7 +15,7 @@ use crate::guard;
 use crate::lane::Capacity;
 use crate::link::{self, Link};
 use crate::reading::{Info, Reading};
-use crate::runtime::{Caller, Limit, Timeout, awaitable, block, running_queue};
+use crate::runtime::{Caller, Limit, Timeout, at_once, awaitable, block, running_queue};
 use crate::subscription::{Subscriber, Subscription, Wanted, Watch, Watcher};
 use crate::value::{self, Form};
 
@@ -362,7 +362,11 @@ impl Channel {
         let limit = self.limit(&timeout)?;
         let link = self.link(py)?;
         let value = from_python(&self.pv, value)?;
-        block(py, &self.caller(), limit, link.put(value, wait))
+        if wait {
+            block(py, &self.caller(), limit, link.put(value, wait))
+        } else {
+            at_once(py, &self.caller(), limit, link.put(value, wait))
+        }
     }
 
     /// Awaitable twin of `put`; sent in the order of the calls, awaited or not.

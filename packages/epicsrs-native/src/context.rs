@@ -35,8 +35,6 @@ pub fn get_context(py: Python<'_>) -> PyResult<Py<Context>> {
     panics::install();
     logging::install();
     logging::mirror(py)?;
-    // Its thread hands on what the network code logs.
-    py.import("epicsrs_native.delivery")?.call_method0("get_delivery")?;
     let client = Client::start().map_err(|error| exception(py, "epicsrs_native", &error))?;
     let opened = Py::new(py, Context(client))?;
     *context = Some(opened.clone_ref(py));
@@ -87,6 +85,8 @@ impl Context {
                 "{name}: this context is closed by shutdown_all(); get_context() opens a new one"
             )));
         }
+        // Its thread hands on what the network code logs.
+        py.import("epicsrs_native.delivery")?.call_method0("get_delivery")?;
         let shown = if name.is_empty() { "''" } else { &name };
         let link = py
             .detach(|| runtime::guarded(|| self.0.link(&name)))

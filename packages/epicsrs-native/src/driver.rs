@@ -22,7 +22,7 @@ pub type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How long nobody must have called before the background thread takes the driver: between the calls of a hot loop it
 /// would only be in the way.
-const GRACE: Duration = Duration::from_millis(1);
+const GRACE: Duration = Duration::from_millis(2);
 
 /// How long a stop waits for the jobs that it ends.
 const LAST: Duration = Duration::from_millis(200);

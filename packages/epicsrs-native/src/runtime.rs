@@ -4,7 +4,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -152,11 +152,29 @@ pub fn block<T: Send>(
     limit: Limit,
     call: impl Future<Output = Result<T, Error>> + Send,
 ) -> PyResult<T> {
+    wait_for(py, caller, limit, pin!(AssertUnwindSafe(call).catch_unwind()))
+}
+
+/// The same for a call that may need no reply: it then takes no driver, which a loop of such calls would keep from everybody.
+pub fn at_once<T: Send>(
+    py: Python<'_>,
+    caller: &Caller<'_>,
+    limit: Limit,
+    call: impl Future<Output = Result<T, Error>> + Send,
+) -> PyResult<T> {
     let mut call = pin!(AssertUnwindSafe(call).catch_unwind());
-    // What needs no reply takes no driver either: a loop of such calls would keep it from everybody.
-    if let Some(done) = caller.driver.poll_now(call.as_mut()) {
-        return ended(py, caller, done);
+    match caller.driver.poll_now(call.as_mut()) {
+        Some(done) => ended(py, caller, done),
+        None => wait_for(py, caller, limit, call),
     }
+}
+
+fn wait_for<T: Send>(
+    py: Python<'_>,
+    caller: &Caller<'_>,
+    limit: Limit,
+    mut call: Pin<&mut (impl Future<Output = Caught<Result<T, Error>>> + Send)>,
+) -> PyResult<T> {
     loop {
         let slice = limit.slice(Some(SLICE)).unwrap_or(SLICE);
         let waited = guard::away(py, || {

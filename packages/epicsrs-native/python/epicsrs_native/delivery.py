@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-from weakref import WeakKeyDictionary, ref
+from _thread import allocate_lock  # noqa: PLC2701 (documented, and `threading` takes 4 ms)
 
 from epicsrs_native._native import DeliveryQueue
 
-# What is for type checkers only stays out of the import, which `typing` alone would make three times as long.
+# Most of an import's time is what it imports itself: `typing`, `threading` and `weakref` wait until they are needed.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable
     from typing import Any, TypeAlias
+    from weakref import WeakKeyDictionary, ref
 
     from epicsrs_native._native import Subscription, Watch
 
@@ -62,10 +62,16 @@ def deliver(batch: Batch) -> None:
         try:
             callback(*arguments)
         except BaseException as error:
-            leaving = not isinstance(error, Exception)
-            if leaving and threading.current_thread() is threading.main_thread():
+            if not isinstance(error, Exception) and in_main_thread():
                 raise
             report(f"{source.pv if source is not None else callback}: callback raised", source, error)
+
+
+def in_main_thread() -> bool:
+    """Whether a callback runs in the main thread, which Ctrl-C and sys.exit() may leave."""
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
 
 
 def report(message: str, source: Subscription | Watch | None, error: BaseException) -> None:
@@ -77,11 +83,13 @@ def report(message: str, source: Subscription | Watch | None, error: BaseExcepti
 
 
 _default: list[Delivery] = []
-_starting = threading.Lock()
+_starting = allocate_lock()
 
 
 def get_delivery() -> Delivery:
     """The process's default lane, drained by a thread of its own; it hands on what the network code logs as well."""
+    import threading
+
     with _starting:
         if not _default or _default[0].closed:
             _default[:] = [Delivery("epicsrs-delivery")]
@@ -91,12 +99,17 @@ def get_delivery() -> Delivery:
 
 
 # A loop holds its delivery, as what it watches, and lets go of it when it is closed.
-_of_loops: WeakKeyDictionary[AbstractEventLoop, ref[Delivery]] = WeakKeyDictionary()
+_of_loops: list[WeakKeyDictionary[AbstractEventLoop, ref[Delivery]]] = []
 
 
 def loop_delivery(loop: AbstractEventLoop) -> Delivery:
     """The lane of one event loop, drained by it: one wake-up for all that has come since the last."""
-    known = _of_loops.get(loop)
+    from weakref import WeakKeyDictionary, ref
+
+    with _starting:
+        if not _of_loops:
+            _of_loops.append(WeakKeyDictionary())
+    known = _of_loops[0].get(loop)
     delivery = None if known is None else known()
     if delivery is not None and delivery.closed:
         loop.remove_reader(delivery.fileno())
@@ -104,5 +117,5 @@ def loop_delivery(loop: AbstractEventLoop) -> Delivery:
     if delivery is None:
         delivery = Delivery("epicsrs-loop")
         loop.add_reader(delivery.fileno(), delivery.drain)
-        _of_loops[loop] = ref(delivery)
+        _of_loops[0][loop] = ref(delivery)
     return delivery
