@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -40,6 +40,7 @@ pub struct Driver {
     rest: (Mutex<()>, Condvar),
     stopped: AtomicBool,
     pump: Arc<Pump>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Where started jobs wait to be picked up; one task runs them all.
@@ -105,12 +106,14 @@ impl Driver {
                 stop: Notify::new(),
                 stopped: Notify::new(),
             }),
+            thread: Mutex::default(),
         });
         driver.runtime.spawn(driver.pump.clone().run());
         let background = driver.clone();
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("epicsrs-network".into())
             .spawn(move || background.drive())?;
+        *driver.thread.lock() = Some(thread);
         Ok(driver)
     }
 
@@ -166,6 +169,11 @@ impl Driver {
         self.release.notify_one();
         drop(self.rest.0.lock());
         self.rest.1.notify_one();
+        // Its runtime, with all its sockets, goes with the last who holds it: not the thread, some time later.
+        if let Some(thread) = self.thread.lock().take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
     }
 
     fn drive(&self) {
