@@ -74,6 +74,8 @@ static DEFAULT: Mutex<Option<Weak<Queue>>> = Mutex::new(None);
 pub fn wake_default() {
     let queue = DEFAULT.lock().as_ref().and_then(Weak::upgrade);
     if let Some(queue) = queue {
+        // Whoever has looked and found nothing waits by now, or will find it.
+        drop(queue.state.lock());
         queue.ready.notify_all();
     }
 }

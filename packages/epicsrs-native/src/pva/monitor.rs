@@ -64,7 +64,7 @@ async fn start(link: &Arc<PvaLink>) -> Result<SubscriptionHandle, Error> {
     ))
 }
 
-/// Not pipelined: pvxs 1.5.3 stops for good when the window is used up, until the record is posted again.
+/// Not pipelined: the crate's window against pvxs 1.5.3 can stop a stream until the record is posted again.
 fn request(link: &PvaLink, plain: bool) -> Result<Vec<u8>, Error> {
     let fields = if plain { "value,alarm,timeStamp" } else { "" };
     let big_endian = link
