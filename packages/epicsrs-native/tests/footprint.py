@@ -12,7 +12,7 @@ def threads() -> Counter[str]:
     for task in Path("/proc/self/task").iterdir():
         try:
             names[(task / "comm").read_text().strip()] += 1
-        except FileNotFoundError:  # it ended while we looked
+        except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
             continue
     # Python 3.14 tells the kernel the names of its threads, older ones do not.
     python = Counter(f"Python thread {thread.name}" for thread in threading.enumerate())
