@@ -4,4 +4,21 @@ import epicsrs_native
 
 epicsrs_native.require_abi(1, 0, "epicsrs-bulk")
 
-__all__: list[str] = []
+from epicsrs_bulk._channels import close_channels, keep_channels
+from epicsrs_bulk._columns import Column
+from epicsrs_bulk._read import BulkRead, PvReading, bulk_read, bulk_read_async
+from epicsrs_bulk._times import ClockCounts, ConstantInterval, RecordTime, TimeWaveform
+
+__all__ = [
+    "BulkRead",
+    "ClockCounts",
+    "Column",
+    "ConstantInterval",
+    "PvReading",
+    "RecordTime",
+    "TimeWaveform",
+    "bulk_read",
+    "bulk_read_async",
+    "close_channels",
+    "keep_channels",
+]
