@@ -1,7 +1,27 @@
-"""ophyd-async's signal backends on epicsrs-native."""
+"""ophyd-async's signals and commands on epicsrs-native: Channel Access and pvAccess through one client."""
 
 import epicsrs_native
 
 epicsrs_native.require_abi(1, 0, "ophyd-epicsrs-async")
 
-__all__: list[str] = []
+from ._backend import EpicsRsSignalBackend
+from ._command import EpicsRsCommandBackend
+from ._signal import (
+    epicsrs_signal_r,
+    epicsrs_signal_rw,
+    epicsrs_signal_rw_rbv,
+    epicsrs_signal_w,
+    epicsrs_signal_x,
+    epicsrs_triggerable_command,
+)
+
+__all__ = [
+    "EpicsRsCommandBackend",
+    "EpicsRsSignalBackend",
+    "epicsrs_signal_r",
+    "epicsrs_signal_rw",
+    "epicsrs_signal_rw_rbv",
+    "epicsrs_signal_w",
+    "epicsrs_signal_x",
+    "epicsrs_triggerable_command",
+]

@@ -1,0 +1,130 @@
+"""What a PV carries, in the same words for both protocols."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import numpy as np
+from ophyd_async.core import Array1D, Table
+
+from epicsrs_native import Info, Reading
+
+from ._address import Address, Protocol
+
+
+class Kind(Enum):
+    """What the elements of a value are."""
+
+    BOOLEAN = auto()
+    INTEGER = auto()
+    FLOAT = auto()
+    STRING = auto()
+    ENUM = auto()
+    TABLE = auto()
+    IMAGE = auto()
+    OTHER = auto()
+
+
+# Channel Access: the DBR types. pvAccess: the scalar types of its specification, and `enum_t` of the normative types.
+_ELEMENTS: dict[Protocol, dict[str, type[Any]]] = {
+    "ca": {
+        "string": str,
+        "short": np.int16,
+        "float": np.float32,
+        "enum": Enum,
+        "char": np.uint8,
+        "long": np.int32,
+        "double": np.float64,
+    },
+    "pva": {
+        "boolean": np.bool_,
+        "byte": np.int8,
+        "short": np.int16,
+        "int": np.int32,
+        "long": np.int64,
+        "ubyte": np.uint8,
+        "ushort": np.uint16,
+        "uint": np.uint32,
+        "ulong": np.uint64,
+        "float": np.float32,
+        "double": np.float64,
+        "string": str,
+        "enum_t": Enum,
+    },
+}
+
+_STRUCTURES = {"epics:nt/NTTable:1.0": Kind.TABLE, "epics:nt/NTNDArray:1.0": Kind.IMAGE}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The type of one PV, and those of its metadata that decide how it may be read.
+
+    Attributes:
+        address: The PV.
+        wire_type: The server's own word for its type, with `[]` where it is an array: "double", "long[]", or a
+            structure's id.
+        kind: What its elements are.
+        element: The numpy type of a number; `str` for a string.
+        array: Whether it is an array. A Channel Access array has room for more than one element.
+        choices: An enum's labels.
+        precision: Digits behind the decimal point, of a float.
+    """
+
+    address: Address
+    wire_type: str
+    kind: Kind
+    element: type[Any] | None
+    array: bool
+    choices: tuple[str, ...] | None
+    precision: int | None
+
+    @classmethod
+    def of(cls, address: Address, info: Info, reading: Reading) -> "Shape":
+        """The shape of a connected PV, from its info and a reading with `form="ctrl"`."""
+        word = info.type.removesuffix("[]")
+        array = word != info.type or (info.count or 1) > 1
+        element = _ELEMENTS[address.protocol].get(word)
+        metadata = reading.metadata
+        return cls(
+            address=address,
+            wire_type=word + "[]" if array else word,
+            kind=_STRUCTURES.get(info.type, Kind.OTHER) if element is None else _kind(element),
+            element=element,
+            array=array,
+            choices=None if metadata is None else metadata.choices,
+            precision=None if metadata is None else metadata.precision,
+        )
+
+    @property
+    def datatype(self) -> Any:
+        """The datatype of a signal that asks for none; None where there is no such datatype."""
+        match self.kind:
+            case Kind.BOOLEAN | Kind.INTEGER | Kind.FLOAT if self.array:
+                element: Any = self.element
+                return Array1D[element]
+            case Kind.STRING | Kind.ENUM:
+                return Sequence[str] if self.array else str
+            case Kind.BOOLEAN:
+                return bool
+            case Kind.INTEGER:
+                return int
+            case Kind.FLOAT:
+                return float
+            case Kind.TABLE:
+                return Table
+            case Kind.IMAGE:
+                return np.ndarray
+            case Kind.OTHER:
+                return None
+
+
+def _kind(element: type[Any]) -> Kind:
+    if element is Enum:
+        return Kind.ENUM
+    if element is str:
+        return Kind.STRING
+    if element is np.bool_:
+        return Kind.BOOLEAN
+    return Kind.FLOAT if issubclass(element, np.floating) else Kind.INTEGER
