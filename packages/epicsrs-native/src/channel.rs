@@ -6,16 +6,19 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyList;
 
+use crate::arguments::{self, Limit, Timeout};
 use crate::client::{Client, Opened, remember};
-use crate::convert::from_python;
+use crate::columns::{Columns, Results};
+use crate::convert::{exception, from_python};
 use crate::delivery::{DeliveryQueue, Queue};
 use crate::error::Error;
 use crate::guard;
 use crate::lane::Capacity;
 use crate::link::{self, Link};
 use crate::reading::{Info, Reading};
-use crate::runtime::{Caller, Limit, Timeout, at_once, awaitable, block, running_queue};
+use crate::runtime::{Caller, at_once, awaitable, block, running_queue};
 use crate::subscription::{Subscriber, Subscription, Wanted, Watch, Watcher};
 use crate::value::{self, Form};
 
@@ -25,6 +28,9 @@ pub enum Outcome {
     Reading(value::Reading),
     Info(Arc<str>, &'static str, link::Info),
     Subscription(Py<Subscription>),
+    /// A bulk call's results, each with its PV.
+    Many(Vec<(Arc<str>, Result<Outcome, Error>)>),
+    Columns(Results),
 }
 
 impl Outcome {
@@ -34,6 +40,16 @@ impl Outcome {
             Self::Reading(reading) => Reading::new(py, reading)?.into_any(),
             Self::Info(pv, protocol, info) => Py::new(py, Info::new(&pv, protocol, info))?.into_any(),
             Self::Subscription(subscription) => subscription.into_any(),
+            Self::Many(results) => {
+                let results = results.into_iter().map(|(pv, result)| match result {
+                    Ok(outcome) => outcome.into_python(py),
+                    Err(error) => Ok(exception(py, &pv, &error).into_value(py).into_any()),
+                });
+                PyList::new(py, results.collect::<PyResult<Vec<_>>>()?)?
+                    .into_any()
+                    .unbind()
+            }
+            Self::Columns(columns) => Py::new(py, Columns::new(py, columns)?)?.into_any(),
         })
     }
 }
@@ -73,8 +89,16 @@ impl Channel {
         }
     }
 
+    pub fn pv(&self) -> &Arc<str> {
+        &self.pv
+    }
+
+    pub fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
     /// The link, as long as it may be used.
-    fn link(&self, py: Python<'_>) -> PyResult<Link> {
+    pub fn link(&self, py: Python<'_>) -> PyResult<Link> {
         guard::check(py, &self.pv)?;
         if self.closed.load(Ordering::Acquire) {
             return Err(PyValueError::new_err(format!("{}: this channel is closed", self.pv)));
@@ -92,7 +116,7 @@ impl Channel {
         Caller {
             driver: &self.client.driver,
             pv: &self.pv,
-            link: &self.link,
+            link: Some(&self.link),
         }
     }
 
@@ -104,25 +128,6 @@ impl Channel {
 
     fn limit(&self, timeout: &Timeout<'_>) -> PyResult<Limit> {
         Limit::parse(&self.pv, timeout)
-    }
-
-    fn form(&self, form: &str) -> PyResult<Form> {
-        match form {
-            "value" => Ok(Form::Value),
-            "time" => Ok(Form::Time),
-            "ctrl" => Ok(Form::Ctrl),
-            _ => Err(PyValueError::new_err(format!(
-                "{}: form {form:?} is none of \"value\", \"time\", \"ctrl\"",
-                self.pv
-            ))),
-        }
-    }
-
-    fn count(&self, count: Option<i64>) -> PyResult<Option<u32>> {
-        let whole = count
-            .map(|n| u32::try_from(n).ok().filter(|n| *n > 0).ok_or(n))
-            .transpose();
-        whole.map_err(|n| PyValueError::new_err(format!("{}: count {n} is not a number of elements", self.pv)))
     }
 
     /// The given delivery's queue, or else `otherwise`.
@@ -143,6 +148,18 @@ impl Channel {
         }
     }
 
+    /// A subscription's bounds: 1000 updates and 64 MiB without a word of the caller.
+    fn capacity(&self, updates: Option<&Bound<'_, PyAny>>, bytes: Option<&Bound<'_, PyAny>>) -> PyResult<Capacity> {
+        let whole = |what, given: Option<&Bound<'_, PyAny>>, usual: usize| match given {
+            None => Ok(usual),
+            Some(given) => arguments::whole(&self.pv, what, given, 1).map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+        };
+        Ok(Capacity {
+            updates: whole("queue", updates, 1000)?,
+            bytes: whole("queue_bytes", bytes, 64 << 20)?,
+        })
+    }
+
     fn subscriber(
         &self,
         py: Python<'_>,
@@ -150,12 +167,6 @@ impl Channel {
         queue: Arc<Queue>,
         capacity: Capacity,
     ) -> PyResult<Py<Subscription>> {
-        if capacity.updates == 0 || capacity.bytes == 0 {
-            return Err(PyValueError::new_err(format!(
-                "{}: queue and queue_bytes must be at least 1",
-                self.pv
-            )));
-        }
         if let Some(callback) = callback.as_ref().filter(|callback| !callback.bind(py).is_callable()) {
             return Err(PyTypeError::new_err(format!(
                 "{}: {callback} cannot be called",
@@ -233,8 +244,8 @@ impl Starting {
 #[pymethods]
 impl Channel {
     /// The name the channel was made with, with its scheme where it had one.
-    #[getter]
-    fn pv(&self) -> &str {
+    #[getter(pv)]
+    fn shown_pv(&self) -> &str {
         &self.pv
     }
 
@@ -287,7 +298,7 @@ impl Channel {
     /// Args:
     ///     form: "value" for the value alone, "time" with alarm and time, "ctrl" with units, precision, choices and
     ///         limits as well.
-    ///     count: At most so many elements of an array; all it has without.
+    ///     count: At most so many elements of an array; all it has without. 0 is for who wants the rest only.
     ///     timeout: Seconds for the whole call; None waits for ever.
     ///
     /// Returns:
@@ -308,9 +319,16 @@ impl Channel {
         signature = (*, form = "time", count = None, timeout = Timeout::Usual),
         text_signature = "($self, *, form='time', count=None, timeout=5.0)"
     )]
-    fn get(&self, py: Python<'_>, form: &str, count: Option<i64>, timeout: Timeout<'_>) -> PyResult<Py<Reading>> {
+    fn get(
+        &self,
+        py: Python<'_>,
+        form: &str,
+        count: Option<Bound<'_, PyAny>>,
+        timeout: Timeout<'_>,
+    ) -> PyResult<Py<Reading>> {
         let limit = self.limit(&timeout)?;
-        let (form, count) = (self.form(form)?, self.count(count)?);
+        let form = arguments::form(&self.pv, form)?;
+        let count = arguments::count(&self.pv, count.as_ref())?;
         let reading = block(py, &self.caller(), limit, self.link(py)?.get(form, count))?;
         Reading::new(py, reading)
     }
@@ -324,11 +342,12 @@ impl Channel {
         &self,
         py: Python<'py>,
         form: &str,
-        count: Option<i64>,
+        count: Option<Bound<'py, PyAny>>,
         timeout: Timeout<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.limit(&timeout)?;
-        let (form, count) = (self.form(form)?, self.count(count)?);
+        let form = arguments::form(&self.pv, form)?;
+        let count = arguments::count(&self.pv, count.as_ref())?;
         awaitable(py, &self.caller(), limit, got(self.link(py)?, form, count))
     }
 
@@ -410,7 +429,7 @@ impl Channel {
     ///
     /// Source: Channel Access, CA_PROTO_EVENT_ADD with DBE_VALUE, DBE_LOG and DBE_ALARM; pvAccess, channel monitor.
     #[pyo3(
-        signature = (callback = None, *, delivery = None, queue = 1000, queue_bytes = 67_108_864, wait = true, timeout = Timeout::Usual),
+        signature = (callback = None, *, delivery = None, queue = None, queue_bytes = None, wait = true, timeout = Timeout::Usual),
         text_signature = "($self, callback=None, *, delivery=None, queue=1000, queue_bytes=67108864, wait=True, timeout=5.0)"
     )]
     #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
@@ -419,17 +438,14 @@ impl Channel {
         py: Python<'_>,
         callback: Option<Py<PyAny>>,
         delivery: Option<Bound<'_, PyAny>>,
-        queue: usize,
-        queue_bytes: usize,
+        queue: Option<Bound<'_, PyAny>>,
+        queue_bytes: Option<Bound<'_, PyAny>>,
         wait: bool,
         timeout: Timeout<'_>,
     ) -> PyResult<Py<Subscription>> {
         let limit = self.limit(&timeout)?;
         self.link(py)?;
-        let capacity = Capacity {
-            updates: queue,
-            bytes: queue_bytes,
-        };
+        let capacity = self.capacity(queue.as_ref(), queue_bytes.as_ref())?;
         let lane = self.queue(delivery.as_ref(), || default_queue(py))?;
         let subscription = self.subscriber(py, callback, lane, capacity)?;
         if wait {
@@ -442,7 +458,7 @@ impl Channel {
 
     /// Awaitable twin of `monitor`; without a delivery the callback runs in the running loop.
     #[pyo3(
-        signature = (callback = None, *, delivery = None, queue = 1000, queue_bytes = 67_108_864, wait = true, timeout = Timeout::Usual),
+        signature = (callback = None, *, delivery = None, queue = None, queue_bytes = None, wait = true, timeout = Timeout::Usual),
         text_signature = "($self, callback=None, *, delivery=None, queue=1000, queue_bytes=67108864, wait=True, timeout=5.0)"
     )]
     #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
@@ -451,17 +467,14 @@ impl Channel {
         py: Python<'py>,
         callback: Option<Py<PyAny>>,
         delivery: Option<Bound<'py, PyAny>>,
-        queue: usize,
-        queue_bytes: usize,
+        queue: Option<Bound<'py, PyAny>>,
+        queue_bytes: Option<Bound<'py, PyAny>>,
         wait: bool,
         timeout: Timeout<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.limit(&timeout)?;
         self.link(py)?;
-        let capacity = Capacity {
-            updates: queue,
-            bytes: queue_bytes,
-        };
+        let capacity = self.capacity(queue.as_ref(), queue_bytes.as_ref())?;
         let lane = self.queue(delivery.as_ref(), || running_queue(py))?;
         let subscription = self.subscriber(py, callback, lane, capacity)?;
         let starting = Starting(Some((subscription.get().0.clone(), subscription)));

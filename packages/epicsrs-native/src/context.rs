@@ -8,6 +8,8 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::PyString;
 
+use crate::arguments::{self, Limit, Timeout};
+use crate::bulk::Bulk;
 use crate::channel::Channel;
 use crate::client::Client;
 use crate::convert::exception;
@@ -92,6 +94,147 @@ impl Context {
             .detach(|| runtime::guarded(|| self.0.link(&name)))
             .map_err(|error| exception(py, shown, &error))?;
         Ok(Channel::new(&name, self.0.clone(), link))
+    }
+
+    /// Wait until a server serves each PV.
+    ///
+    /// Args:
+    ///     channels: Open channels of this context, of both protocols.
+    ///     timeout: Seconds for all of them together; None waits for ever.
+    ///
+    /// Returns:
+    ///     One entry for each channel in their order: None where it is connected, else its NotConnectedError.
+    ///
+    /// Raises:
+    ///     ValueError, TypeError: A channel that is closed or none, or a timeout that is none.
+    #[pyo3(signature = (channels, *, timeout = Timeout::Usual), text_signature = "($self, channels, *, timeout=5.0)")]
+    fn connect_many(&self, py: Python<'_>, channels: &Bound<'_, PyAny>, timeout: Timeout<'_>) -> PyResult<Py<PyAny>> {
+        let bulk = Bulk::parse(py, &self.0, channels)?;
+        let limit = Limit::parse(bulk.name(), &timeout)?;
+        bulk.block(py, bulk.connect(limit))
+    }
+
+    /// Awaitable twin of `connect_many`.
+    #[pyo3(signature = (channels, *, timeout = Timeout::Usual), text_signature = "($self, channels, *, timeout=5.0)")]
+    fn connect_many_async<'py>(
+        &self,
+        py: Python<'py>,
+        channels: &Bound<'py, PyAny>,
+        timeout: Timeout<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let bulk = Bulk::parse(py, &self.0, channels)?;
+        let limit = Limit::parse(bulk.name(), &timeout)?;
+        bulk.awaitable(py, bulk.connect(limit))
+    }
+
+    /// Read many PVs, all of them asked before the first answers: one flush for each circuit.
+    ///
+    /// Args:
+    ///     channels: Open channels of this context, of both protocols, scalars and arrays of any length.
+    ///     form: "value", "time" or "ctrl", as for `Channel.get`.
+    ///     count: At most so many elements of each array; all it has without.
+    ///     columns: True gives Columns in place of a list of Readings.
+    ///     timeout: Seconds for all of them together; None waits for ever.
+    ///
+    /// Returns:
+    ///     One entry for each channel in their order: its Reading, or the EpicsError that kept it from being read; or
+    ///     Columns with the same.
+    ///
+    /// Raises:
+    ///     ValueError, TypeError: A channel that is closed or none; a form, count or timeout that is none.
+    #[pyo3(
+        signature = (channels, *, form = "time", count = None, columns = false, timeout = Timeout::Usual),
+        text_signature = "($self, channels, *, form='time', count=None, columns=False, timeout=5.0)"
+    )]
+    fn get_many(
+        &self,
+        py: Python<'_>,
+        channels: &Bound<'_, PyAny>,
+        form: &str,
+        count: Option<Bound<'_, PyAny>>,
+        columns: bool,
+        timeout: Timeout<'_>,
+    ) -> PyResult<Py<PyAny>> {
+        let bulk = Bulk::parse(py, &self.0, channels)?;
+        let limit = Limit::parse(bulk.name(), &timeout)?;
+        let (form, count) = (
+            arguments::form(bulk.name(), form)?,
+            arguments::count(bulk.name(), count.as_ref())?,
+        );
+        bulk.block(py, bulk.get(form, count, columns, limit))
+    }
+
+    /// Awaitable twin of `get_many`: one future for all of them.
+    #[pyo3(
+        signature = (channels, *, form = "time", count = None, columns = false, timeout = Timeout::Usual),
+        text_signature = "($self, channels, *, form='time', count=None, columns=False, timeout=5.0)"
+    )]
+    fn get_many_async<'py>(
+        &self,
+        py: Python<'py>,
+        channels: &Bound<'py, PyAny>,
+        form: &str,
+        count: Option<Bound<'py, PyAny>>,
+        columns: bool,
+        timeout: Timeout<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let bulk = Bulk::parse(py, &self.0, channels)?;
+        let limit = Limit::parse(bulk.name(), &timeout)?;
+        let (form, count) = (
+            arguments::form(bulk.name(), form)?,
+            arguments::count(bulk.name(), count.as_ref())?,
+        );
+        bulk.awaitable(py, bulk.get(form, count, columns, limit))
+    }
+
+    /// Write many PVs, all of them sent before the first answers, in the order of the channels.
+    ///
+    /// Args:
+    ///     channels: Open channels of this context, of both protocols.
+    ///     values: One for each channel, as for `Channel.put`.
+    ///     wait: True waits until every record has finished processing; False as for `Channel.put`.
+    ///     timeout: Seconds for all of them together; None waits for ever.
+    ///
+    /// Returns:
+    ///     One entry for each channel in their order: None where it was written, else the EpicsError, or the ValueError
+    ///     or TypeError of a value that the server's type cannot hold.
+    ///
+    /// Raises:
+    ///     ValueError, TypeError: A channel that is closed or none, not as many values as channels, or a value that
+    ///         EPICS cannot hold; nothing is sent then.
+    #[pyo3(
+        signature = (channels, values, *, wait = true, timeout = Timeout::Usual),
+        text_signature = "($self, channels, values, *, wait=True, timeout=5.0)"
+    )]
+    fn put_many(
+        &self,
+        py: Python<'_>,
+        channels: &Bound<'_, PyAny>,
+        values: &Bound<'_, PyAny>,
+        wait: bool,
+        timeout: Timeout<'_>,
+    ) -> PyResult<Py<PyAny>> {
+        let bulk = Bulk::parse(py, &self.0, channels)?;
+        let limit = Limit::parse(bulk.name(), &timeout)?;
+        bulk.block(py, bulk.put(bulk.values(values)?, wait, limit))
+    }
+
+    /// Awaitable twin of `put_many`: one future for all of them.
+    #[pyo3(
+        signature = (channels, values, *, wait = true, timeout = Timeout::Usual),
+        text_signature = "($self, channels, values, *, wait=True, timeout=5.0)"
+    )]
+    fn put_many_async<'py>(
+        &self,
+        py: Python<'py>,
+        channels: &Bound<'py, PyAny>,
+        values: &Bound<'py, PyAny>,
+        wait: bool,
+        timeout: Timeout<'py>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let bulk = Bulk::parse(py, &self.0, channels)?;
+        let limit = Limit::parse(bulk.name(), &timeout)?;
+        bulk.awaitable(py, bulk.put(bulk.values(values)?, wait, limit))
     }
 
     fn __repr__(&self) -> String {

@@ -12,10 +12,12 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyBaseException, PyOSError};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyDict, PyList, PyTuple};
 
+use crate::arguments::{Limit, Timeout};
 use crate::channel::Outcome;
 use crate::client::Opened;
 use crate::convert::exception;
@@ -24,7 +26,8 @@ use crate::events::Event;
 use crate::guard;
 use crate::logging;
 use crate::reading::Reading;
-use crate::runtime::{Limit, SLICE, Timeout};
+use crate::runtime::SLICE;
+use crate::submitted::submit;
 use crate::subscription::{Subscriber, Watcher};
 
 /// Taken at once by the owner: one GIL take for so many.
@@ -261,8 +264,12 @@ impl Due {
                 Ok(None)
             }
             Self::Item(Item::Completion(operation, pv, result)) => {
-                finish(py, operation.bind(py), &pv, *result)?;
-                Ok(None)
+                let operation = operation.bind(py);
+                match operation.getattr_opt(intern!(py, "settle"))? {
+                    // In its turn among the callbacks of the batch.
+                    Some(settle) => Ok(Some((settle, outcome(py, &pv, *result), py.None()).into_pyobject(py)?)),
+                    None => finish(py, operation, &pv, *result).map(|()| None),
+                }
             }
             Self::Item(Item::Update(_)) => Ok(None),
         }
@@ -278,14 +285,26 @@ pub fn finish(py: Python<'_>, operation: &Bound<'_, PyAny>, pv: &str, result: Re
         }
         return Ok(());
     }
+    match outcome(py, pv, result) {
+        (Some(value), None) => operation.call_method1("set_result", (value,)),
+        (_, error) => operation.call_method1("set_exception", (error,)),
+    }
+    .map(drop)
+}
+
+/// A result's value, or else its exception.
+fn outcome(
+    py: Python<'_>,
+    pv: &str,
+    result: Result<Outcome, Error>,
+) -> (Option<Py<PyAny>>, Option<Py<PyBaseException>>) {
     match result
         .map_err(|error| exception(py, pv, &error))
         .and_then(|outcome| outcome.into_python(py))
     {
-        Ok(value) => operation.call_method1("set_result", (value,))?,
-        Err(error) => operation.call_method1("set_exception", (error.into_value(py),))?,
-    };
-    Ok(())
+        Ok(value) => (Some(value), None),
+        Err(error) => (None, Some(error.into_value(py))),
+    }
 }
 
 /// The queue behind a Delivery.
@@ -332,6 +351,30 @@ impl DeliveryQueue {
         guard::check(py, &self.name)?;
         self.queue.push(Item::Call(function, args));
         Ok(())
+    }
+
+    /// Start `call(*args, **kwargs)`, one of the `…_async` methods, from a thread without an event loop.
+    ///
+    /// What can be sent is sent before this returns, in the order of the calls, and nothing is waited for. The result
+    /// comes through this delivery, in its order.
+    ///
+    /// Returns:
+    ///     A concurrent.futures.Future: what is given to `add_done_callback` runs where this delivery is drained,
+    ///     `result()` may be used in any other thread, `cancel()` withdraws the call.
+    ///
+    /// Raises:
+    ///     TypeError: Not an awaitable method of epicsrs_native.
+    ///     ValueError: The delivery is closed, or what the method itself raises.
+    #[pyo3(signature = (call, *args, **kwargs))]
+    fn submit<'py>(
+        &self,
+        py: Python<'py>,
+        call: &Bound<'py, PyAny>,
+        args: &Bound<'py, PyTuple>,
+        kwargs: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        guard::check(py, &self.name)?;
+        submit(py, &self.name, &self.queue, call, args, kwargs)
     }
 
     /// Take what is due: (callback, arguments, source) each, the results of awaitables being set on the way.

@@ -16,6 +16,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
+use tokio::task::coop::unconstrained;
 
 /// A call that runs beside others; it reports its own result.
 pub type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -108,7 +109,8 @@ impl Driver {
             }),
             thread: Mutex::default(),
         });
-        driver.runtime.spawn(driver.pump.clone().run());
+        // tokio lets a task use 128 results at a time; the pump's jobs are as many tasks.
+        driver.runtime.spawn(unconstrained(driver.pump.clone().run()));
         let background = driver.clone();
         let thread = thread::Builder::new()
             .name("epicsrs-network".into())

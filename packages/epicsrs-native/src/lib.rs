@@ -3,9 +3,12 @@
 
 use pyo3::prelude::*;
 
+mod arguments;
+mod bulk;
 mod ca;
 mod channel;
 mod client;
+mod columns;
 mod context;
 mod convert;
 mod delivery;
@@ -19,10 +22,12 @@ mod lane;
 mod lend;
 mod link;
 mod logging;
+mod many;
 mod panics;
 mod pva;
 mod reading;
 mod runtime;
+mod submitted;
 mod subscription;
 mod value;
 
@@ -49,6 +54,8 @@ const fn number(digits: &str) -> u32 {
 mod _native {
     #[pymodule_export]
     use crate::channel::Channel;
+    #[pymodule_export]
+    use crate::columns::Columns;
     #[pymodule_export]
     use crate::context::{Context, caught_panic_count, get_context, shutdown_all};
     #[pymodule_export]

@@ -6,15 +6,15 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, Abortable};
-use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyWeakrefMethods, PyWeakrefReference};
+use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
 
+use crate::arguments::Limit;
 use crate::channel::Outcome;
 use crate::convert::exception;
 use crate::delivery::{DeliveryQueue, Queue};
@@ -23,124 +23,17 @@ use crate::error::{Error, Kind};
 use crate::guard;
 use crate::link::Link;
 use crate::panics;
+use crate::submitted::target;
 
 /// A blocked thread looks for signals this often.
 pub const SLICE: Duration = Duration::from_millis(50);
-
-/// Longer than any experiment; whoever means for ever says None.
-const LONGEST: f64 = 1e9;
-
-/// Seconds without a word of the caller.
-const USUAL: Duration = Duration::from_secs(5);
-
-/// A timeout as Python gave it, or did not.
-pub enum Timeout<'py> {
-    Usual,
-    Given(Bound<'py, PyAny>),
-}
-
-impl<'py> FromPyObject<'_, 'py> for Timeout<'py> {
-    type Error = std::convert::Infallible;
-
-    // Read later, when the PV is known that an error has to name.
-    fn extract(given: Borrowed<'_, 'py, PyAny>) -> Result<Self, Self::Error> {
-        Ok(Self::Given(given.to_owned()))
-    }
-}
-
-/// A call's timeout, running from when it was read.
-#[derive(Clone, Copy, Debug)]
-pub struct Limit {
-    whole: Option<Duration>,
-    start: Instant,
-}
-
-impl Limit {
-    pub fn forever() -> Self {
-        Self {
-            whole: None,
-            start: Instant::now(),
-        }
-    }
-
-    /// Seconds as Python gave them; `pv` is for the error.
-    pub fn parse(pv: &str, timeout: &Timeout<'_>) -> PyResult<Self> {
-        let start = Instant::now();
-        let given = match timeout {
-            Timeout::Usual => {
-                return Ok(Self {
-                    whole: Some(USUAL),
-                    start,
-                });
-            }
-            Timeout::Given(given) if given.is_none() => return Ok(Self { whole: None, start }),
-            Timeout::Given(given) => given,
-        };
-        if given.is_instance_of::<PyBool>() {
-            return Err(not_seconds(pv, given));
-        }
-        if !given.is_instance_of::<PyFloat>() && !given.is_instance_of::<PyInt>() && !given.hasattr("__float__")? {
-            return Err(not_seconds(pv, given));
-        }
-        // An int beyond every float is as long as it looks.
-        let seconds: f64 = match given.extract() {
-            Ok(seconds) => seconds,
-            Err(_) if given.is_instance_of::<PyInt>() => f64::INFINITY,
-            Err(_) => return Err(not_seconds(pv, given)),
-        };
-        if !(0.0..=LONGEST).contains(&seconds) {
-            return Err(PyValueError::new_err(format!(
-                "{pv}: timeout {seconds} is not between 0 and {LONGEST:.0} seconds; None waits for ever"
-            )));
-        }
-        Ok(Self {
-            whole: Some(Duration::from_secs_f64(seconds)),
-            start,
-        })
-    }
-
-    /// What is left, at most `most` at a time; None for ever.
-    pub fn slice(&self, most: Option<Duration>) -> Option<Duration> {
-        let left = self.whole.map(|whole| whole.saturating_sub(self.start.elapsed()));
-        match (left, most) {
-            (Some(left), Some(most)) => Some(left.min(most)),
-            (left, most) => left.or(most),
-        }
-    }
-
-    pub fn over(&self) -> bool {
-        self.whole.is_some_and(|whole| self.start.elapsed() >= whole)
-    }
-
-    /// The error of a call whose time is over.
-    fn late(&self, link: &Link) -> Error {
-        let seconds = self.whole.unwrap_or_default().as_secs_f64();
-        if link.events().connected() {
-            Error::new(
-                Kind::ReplyTimeout,
-                format!("connected, but no reply within {seconds} s"),
-            )
-        } else {
-            Error::new(
-                Kind::NotConnected,
-                format!("not connected: no server answered within {seconds} s"),
-            )
-        }
-    }
-}
-
-fn not_seconds(pv: &str, given: &Bound<'_, PyAny>) -> PyErr {
-    let shown = given.repr().map_or_else(|_| "timeout".to_owned(), |r| r.to_string());
-    PyTypeError::new_err(format!(
-        "{pv}: timeout must be a number of seconds or None, not {shown}"
-    ))
-}
 
 /// Whose call it is.
 pub struct Caller<'a> {
     pub driver: &'a Arc<Driver>,
     pub pv: &'a Arc<str>,
-    pub link: &'a Link,
+    /// The one link that the call is about.
+    pub link: Option<&'a Link>,
 }
 
 /// Run `call` on this thread until it is through, its time is over or a signal handler raises; without the GIL.
@@ -221,13 +114,13 @@ pub fn awaitable<'py>(
         pv: caller.pv.clone(),
         operation: Some(operation.clone().unbind()),
     };
-    let link = caller.link.clone();
+    let link = caller.link.cloned();
     let job = async move {
         let call = AssertUnwindSafe(call).catch_unwind();
         answer.give(match within(limit, call).await {
             Some(Ok(result)) => result,
             Some(Err(panic)) => Err(panics::error(&*panic)),
-            None => Err(limit.late(&link)),
+            None => Err(limit.late(link.as_ref())),
         });
     };
     if !caller
@@ -264,7 +157,7 @@ fn stopped() -> Error {
     Error::new(Kind::NotConnected, "the client was closed by shutdown_all()")
 }
 
-async fn within<F: Future>(limit: Limit, call: F) -> Option<F::Output> {
+pub async fn within<F: Future>(limit: Limit, call: F) -> Option<F::Output> {
     match limit.slice(None) {
         Some(left) => tokio::time::timeout(left, call).await.ok(),
         None => Some(call.await),
@@ -288,8 +181,11 @@ thread_local! {
     static LAST_LOOP: RefCell<Option<(Py<PyWeakrefReference>, Weak<Queue>)>> = const { RefCell::new(None) };
 }
 
-/// The running loop's queue and a new operation on that loop.
+/// Where an awaitable call is answered: the running loop's queue and a new operation on that loop, or what `submit` says.
 pub fn loop_operation(py: Python<'_>) -> PyResult<(Arc<Queue>, Bound<'_, PyAny>)> {
+    if let Some(target) = target(py) {
+        return Ok(target);
+    }
     static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     static OPERATION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let running = RUNNING.get_or_try_init(py, || {
@@ -307,6 +203,9 @@ pub fn loop_operation(py: Python<'_>) -> PyResult<(Arc<Queue>, Bound<'_, PyAny>)
 
 /// The queue of the running loop's delivery.
 pub fn running_queue(py: Python<'_>) -> PyResult<Arc<Queue>> {
+    if let Some((queue, _)) = target(py) {
+        return Ok(queue);
+    }
     let event_loop = py.import("asyncio")?.call_method0("get_running_loop")?;
     loop_queue(py, &event_loop)
 }

@@ -152,7 +152,73 @@ impl Array {
     }
 }
 
+/// Elements of which only the first are shown.
+struct First<T: 'static>(Elements<T>, usize);
+
+impl<T: 'static> AsRef<[T]> for First<T> {
+    fn as_ref(&self) -> &[T] {
+        let all = (*self.0).as_ref();
+        all.get(..self.1).unwrap_or(all)
+    }
+}
+
+fn cut<T: Send + Sync + 'static>(elements: Elements<T>, count: usize) -> Elements<T> {
+    Arc::new(First(elements, count))
+}
+
+fn ends_in_zero<T: Default + PartialEq>(elements: &Elements<T>) -> bool {
+    (**elements).as_ref().last().is_some_and(|last| *last == T::default())
+}
+
+impl Array {
+    fn first(self, count: usize) -> Self {
+        match self {
+            Self::Bool(a) => Self::Bool(cut(a, count)),
+            Self::I8(a) => Self::I8(cut(a, count)),
+            Self::U8(a) => Self::U8(cut(a, count)),
+            Self::I16(a) => Self::I16(cut(a, count)),
+            Self::U16(a) => Self::U16(cut(a, count)),
+            Self::I32(a) => Self::I32(cut(a, count)),
+            Self::U32(a) => Self::U32(cut(a, count)),
+            Self::I64(a) => Self::I64(cut(a, count)),
+            Self::U64(a) => Self::U64(cut(a, count)),
+            Self::F32(a) => Self::F32(cut(a, count)),
+            Self::F64(a) => Self::F64(cut(a, count)),
+            Self::Text(mut a) => {
+                a.truncate(count);
+                Self::Text(a)
+            }
+        }
+    }
+
+    /// Whether the last element is zero or an empty text.
+    pub fn ends_in_zero(&self) -> bool {
+        match self {
+            Self::Bool(a) => ends_in_zero(a),
+            Self::I8(a) => ends_in_zero(a),
+            Self::U8(a) => ends_in_zero(a),
+            Self::I16(a) => ends_in_zero(a),
+            Self::U16(a) => ends_in_zero(a),
+            Self::I32(a) => ends_in_zero(a),
+            Self::U32(a) => ends_in_zero(a),
+            Self::I64(a) => ends_in_zero(a),
+            Self::U64(a) => ends_in_zero(a),
+            Self::F32(a) => ends_in_zero(a),
+            Self::F64(a) => ends_in_zero(a),
+            Self::Text(a) => a.last().is_some_and(Vec::is_empty),
+        }
+    }
+}
+
 impl Value {
+    /// The first `count` elements of an array; a scalar as it is.
+    pub fn first(self, count: usize) -> Self {
+        match self {
+            Self::Array(array) => Self::Array(array.first(count)),
+            other => other,
+        }
+    }
+
     pub fn heap_bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),

@@ -94,7 +94,7 @@ class Network:
 
 
 # Here, so that the tests of every package that run in one process share it.
-NETWORK = Network(iocs=3)
+NETWORK = Network(iocs=6)
 
 
 class Ioc:

@@ -8,10 +8,22 @@ from typing import Any
 import pytest
 
 import epicsrs_native
-from epicsrs_native import Channel, Context, Delivery, Info, Limits, Metadata, Operation, Reading, Subscription, Watch
+from epicsrs_native import (
+    Channel,
+    Columns,
+    Context,
+    Delivery,
+    Info,
+    Limits,
+    Metadata,
+    Operation,
+    Reading,
+    Subscription,
+    Watch,
+)
 from ioc import Ioc
 
-CLASSES = [Channel, Context, Delivery, Info, Limits, Metadata, Reading, Subscription, Watch]
+CLASSES = [Channel, Columns, Context, Delivery, Info, Limits, Metadata, Reading, Subscription, Watch]
 TWINS = [
     (kind, name.removesuffix("_async")) for kind in CLASSES for name in sorted(vars(kind)) if name.endswith("_async")
 ]

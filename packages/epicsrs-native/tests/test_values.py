@@ -140,7 +140,7 @@ def test_a_long_string_is_whole_over_pva_and_cut_by_the_ca_server(ioc: Ioc, call
     assert call(ioc.channel("long_string", "ca").get).value == text[:39]
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 8, 9, 2**70])
 def test_count_asks_for_the_first_elements(ioc: Ioc, protocol: str, call: Call, count: int) -> None:
     value = call(ioc.channel("partial", protocol).get, count=count).value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from epicsrs_native._native import (
     ABI,
     Channel,
+    Columns,
     Context,
     Info,
     Limits,
@@ -24,11 +25,13 @@ from epicsrs_native.values import EnumValue
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from epicsrs_native.operation import Operation
+    from epicsrs_native.submitted import Submitted
 
 __all__ = [
     "ABI",
     "AccessDeniedError",
     "Channel",
+    "Columns",
     "Context",
     "Delivery",
     "EnumValue",
@@ -41,6 +44,7 @@ __all__ = [
     "Reading",
     "RemoteError",
     "ReplyTimeoutError",
+    "Submitted",
     "Subscription",
     "Watch",
     "__version__",
@@ -74,9 +78,13 @@ def require_abi(major: int, minor: int, who: str) -> None:
 
 
 def __getattr__(name: str) -> object:
-    # Operation is an asyncio.Future; who only uses threads does not pay for importing asyncio.
+    # Futures of asyncio and concurrent.futures: who does not use them does not pay for importing them.
     if name == "Operation":
         from epicsrs_native.operation import Operation
 
         return Operation
+    if name == "Submitted":
+        from epicsrs_native.submitted import Submitted
+
+        return Submitted
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,13 +1,18 @@
-from collections.abc import Callable
-from typing import Any, Literal, Self, TypeAlias, final
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, final, overload
 
+import numpy as np
+from numpy.typing import NDArray
 from typing_extensions import disjoint_base
 
+from epicsrs_native.errors import EpicsError
 from epicsrs_native.operation import Operation
+from epicsrs_native.submitted import Submitted
 
 __all__ = [
     "ABI",
     "Channel",
+    "Columns",
     "Context",
     "DeliveryQueue",
     "Info",
@@ -26,6 +31,8 @@ __all__ = [
 ]
 
 _Form: TypeAlias = Literal["value", "time", "ctrl"]
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 ABI: tuple[int, int]
 __version__: str
@@ -39,6 +46,80 @@ def _forked() -> None: ...
 @final
 class Context:
     def channel(self, pv: str) -> Channel: ...
+    def connect_many(self, channels: Iterable[Channel], *, timeout: float | None = 5.0) -> list[EpicsError | None]: ...
+    def connect_many_async(
+        self, channels: Iterable[Channel], *, timeout: float | None = 5.0
+    ) -> Operation[list[EpicsError | None]]: ...
+    @overload
+    def get_many(
+        self,
+        channels: Iterable[Channel],
+        *,
+        form: _Form = "time",
+        count: int | None = None,
+        columns: Literal[False] = False,
+        timeout: float | None = 5.0,
+    ) -> list[Reading | EpicsError]: ...
+    @overload
+    def get_many(
+        self,
+        channels: Iterable[Channel],
+        *,
+        form: _Form = "time",
+        count: int | None = None,
+        columns: Literal[True],
+        timeout: float | None = 5.0,
+    ) -> Columns: ...
+    @overload
+    def get_many_async(
+        self,
+        channels: Iterable[Channel],
+        *,
+        form: _Form = "time",
+        count: int | None = None,
+        columns: Literal[False] = False,
+        timeout: float | None = 5.0,
+    ) -> Operation[list[Reading | EpicsError]]: ...
+    @overload
+    def get_many_async(
+        self,
+        channels: Iterable[Channel],
+        *,
+        form: _Form = "time",
+        count: int | None = None,
+        columns: Literal[True],
+        timeout: float | None = 5.0,
+    ) -> Operation[Columns]: ...
+    def put_many(
+        self,
+        channels: Iterable[Channel],
+        values: Iterable[object],
+        *,
+        wait: bool = True,
+        timeout: float | None = 5.0,
+    ) -> list[EpicsError | ValueError | TypeError | None]: ...
+    def put_many_async(
+        self,
+        channels: Iterable[Channel],
+        values: Iterable[object],
+        *,
+        wait: bool = True,
+        timeout: float | None = 5.0,
+    ) -> Operation[list[EpicsError | ValueError | TypeError | None]]: ...
+
+@final
+class Columns:
+    @property
+    def value(self) -> NDArray[np.float64] | NDArray[np.int64] | list[Any]: ...
+    @property
+    def timestamp_ns(self) -> NDArray[np.int64]: ...
+    @property
+    def severity(self) -> NDArray[np.int32]: ...
+    @property
+    def status(self) -> NDArray[np.int32]: ...
+    @property
+    def error(self) -> dict[str, EpicsError]: ...
+    def __len__(self) -> int: ...
 
 @final
 class Channel:
@@ -181,6 +262,7 @@ class DeliveryQueue:
     @property
     def pending(self) -> int: ...
     def call(self, function: Callable[..., object], *args: object) -> None: ...
+    def submit(self, call: Callable[_P, Operation[_T]], *args: _P.args, **kwargs: _P.kwargs) -> Submitted[_T]: ...
     def take(
         self, *, timeout: float | None = None
     ) -> list[tuple[Callable[..., object], tuple[Any, ...], Subscription | Watch | None]] | None: ...

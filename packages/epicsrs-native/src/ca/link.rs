@@ -210,7 +210,9 @@ impl CaLink {
             .send(|channel| {
                 let native = channel.native_field_type()?;
                 let most = channel.element_count()?;
-                let count = count.map_or(ReqCount::Autosize(0), |n| ReqCount::Fixed(n.min(most)));
+                // Without a value to speak of, one element is the least that can be asked.
+                let count = count.filter(|n| *n < most);
+                let count = count.map_or(ReqCount::Autosize(0), |n| ReqCount::Fixed(n.max(1)));
                 let ask = |dbr, count| match channel.get_callback(dbr, count) {
                     Ok(answer) => Ok(Box::pin(answer) as Answer<Snapshot>),
                     Err(error) => Err(read_refusal(channel, error)),
@@ -237,7 +239,14 @@ impl CaLink {
         };
         let choices = ctrl.as_ref().and_then(value::choices).or_else(|| self.known_choices());
         let choices = choices.filter(|_| native == DbFieldType::Enum);
-        let reading = value::reading(snapshot, array, choices);
+        let mut reading = value::reading(snapshot, array, choices);
+        if let Some(count) = count {
+            // A server fills up with zeros what the record does not hold: only all of it tells how much that is.
+            if count > 0 && matches!(&reading.value, Value::Array(array) if array.ends_in_zero()) {
+                reading.value = Box::pin(self.get(Form::Value, None)).await?.value;
+            }
+            reading.value = reading.value.first(count as usize);
+        }
         Ok(match form {
             Form::Value => Reading::bare(reading.value),
             Form::Time => reading,

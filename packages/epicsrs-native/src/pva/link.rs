@@ -314,7 +314,7 @@ async fn keep_connected(channel: Arc<Channel>, link: Weak<PvaLink>) {
 
 fn counted(mut reading: Reading, count: Option<u32>) -> Reading {
     if let Some(count) = count {
-        reading.value = value::first(reading.value, count as usize);
+        reading.value = reading.value.first(count as usize);
     }
     reading
 }

@@ -229,38 +229,6 @@ fn metadata(top: &PvStructure) -> Metadata {
     }
 }
 
-/// The first `count` elements of an array; a scalar as it is.
-pub fn first(value: Value, count: usize) -> Value {
-    struct First<T: 'static>(Elements<T>, usize);
-    impl<T: 'static> AsRef<[T]> for First<T> {
-        fn as_ref(&self) -> &[T] {
-            let all = (*self.0).as_ref();
-            all.get(..self.1).unwrap_or(all)
-        }
-    }
-    fn cut<T: Send + Sync + 'static>(elements: Elements<T>, count: usize) -> Elements<T> {
-        Arc::new(First(elements, count))
-    }
-    let Value::Array(array) = value else { return value };
-    Value::Array(match array {
-        Array::Bool(a) => Array::Bool(cut(a, count)),
-        Array::I8(a) => Array::I8(cut(a, count)),
-        Array::U8(a) => Array::U8(cut(a, count)),
-        Array::I16(a) => Array::I16(cut(a, count)),
-        Array::U16(a) => Array::U16(cut(a, count)),
-        Array::I32(a) => Array::I32(cut(a, count)),
-        Array::U32(a) => Array::U32(cut(a, count)),
-        Array::I64(a) => Array::I64(cut(a, count)),
-        Array::U64(a) => Array::U64(cut(a, count)),
-        Array::F32(a) => Array::F32(cut(a, count)),
-        Array::F64(a) => Array::F64(cut(a, count)),
-        Array::Text(mut a) => {
-            a.truncate(count);
-            Array::Text(a)
-        }
-    })
-}
-
 /// What a put sends for a `value` of this type; enums are the caller's.
 pub fn to_field(value: Value, desc: &FieldDesc) -> Result<PvField, Error> {
     match desc {
