@@ -46,6 +46,13 @@ def test_every_value_of_a_number_type_goes_through_unchanged(seed: int) -> None:
     assert values.tolist() == waveform.tolist()
 
 
+def test_whole_floats_go_into_integers() -> None:
+    """Channel Access gives 32-bit unsigned and 64-bit records as doubles."""
+    values, _ = column(dtype=np.uint32, fill=0).build(np.array([0.0, 4294967295.0]), 2)
+
+    assert values.tolist() == [0, 4294967295]
+
+
 def test_short_floats_are_nan_where_nothing_was_measured() -> None:
     values, valid = column().build(np.array([1.5, math.nan]), 4)
 
@@ -80,8 +87,16 @@ def test_what_a_pv_that_failed_leaves_is_all_fill() -> None:
 @pytest.mark.parametrize(
     ("dtype", "waveform", "error", "words"),
     [
-        (np.int32, np.array([1.0, 2.0]), TypeError, "float64 does not go into int32"),
-        (np.bool_, np.array([1.0]), TypeError, "float64 does not go into bool"),
+        (np.int32, np.array([1.0, 2.5]), ValueError, "row 1 is 2.5, which int32"),
+        (np.int32, np.array([1.0, math.nan]), ValueError, "row 1 is nan, which int32"),
+        (np.int32, np.array([math.inf]), ValueError, "row 0 is inf, which int32"),
+        (
+            np.int64,
+            np.array([2.0**63]),
+            ValueError,
+            r"row 0 is 9\.223372036854775808e\+18|row 0 is 9.223372036854776e\+18",
+        ),
+        (np.bool_, np.array([0.5]), ValueError, "row 0 is 0.5, which bool"),
         (np.int8, np.array([0, 127, 128]), ValueError, "row 2 is 128, which int8"),
         (np.uint16, np.array([0, -1]), ValueError, "row 1 is -1, which uint16"),
         (np.bool_, np.array([0, 1, 2]), ValueError, "row 2 is 2, which bool"),
@@ -117,7 +132,7 @@ def test_what_a_dtype_does_not_hold_is_refused_by_pv_row_and_value(
         ({"dtype": "U10"}, TypeError, "not <U10"),
         ({"dtype": np.complex128}, TypeError, "not complex128"),
         ({"dtype": np.int32}, ValueError, "declare the fill"),
-        ({"dtype": np.int32, "fill": math.nan}, TypeError, "fill: float64 does not go into int32"),
+        ({"dtype": np.int32, "fill": math.nan}, ValueError, "fill: row 0 is nan, which int32"),
         ({"dtype": np.int8, "fill": 500}, ValueError, "fill: row 0 is 500, which int8"),
     ],
 )

@@ -6,6 +6,8 @@ epicsrs_native.require_abi(1, 0, "epicsrs-bulk")
 
 from epicsrs_bulk._channels import close_channels, keep_channels
 from epicsrs_bulk._columns import Column
+from epicsrs_bulk._errors import FlightDataError, FlightError, FlightStoppedError, FlightTimeoutError
+from epicsrs_bulk._flyer import WaveformFlyer
 from epicsrs_bulk._read import BulkRead, PvReading, bulk_read, bulk_read_async
 from epicsrs_bulk._times import ClockCounts, ConstantInterval, RecordTime, TimeWaveform
 
@@ -14,9 +16,14 @@ __all__ = [
     "ClockCounts",
     "Column",
     "ConstantInterval",
+    "FlightDataError",
+    "FlightError",
+    "FlightStoppedError",
+    "FlightTimeoutError",
     "PvReading",
     "RecordTime",
     "TimeWaveform",
+    "WaveformFlyer",
     "bulk_read",
     "bulk_read_async",
     "close_channels",

@@ -56,7 +56,7 @@ class Column:
     Attributes:
         pv: The waveform; a scalar is a waveform of one element.
         key: The column's name in the documents. Its neighbour ``<key>_valid`` says which cells were measured.
-        dtype: Of every value in the column: float, integer or boolean. Integers are never rounded, see ``build``.
+        dtype: Of every value in the column: float, integer or boolean. Nothing is rounded to an integer.
         offset: Elements at the waveform's start that are not rows.
         stride: From one row to the next, in elements; 2 keeps every second sample.
         fill: What a cell holds that was not measured: NaN by default, to be declared where the dtype has no NaN.
@@ -106,8 +106,8 @@ class Column:
             rows: The length to give it. Elements beyond are left out; rows beyond hold the fill and are not valid.
 
         Raises:
-            TypeError: The waveform is not numeric, or is of floats where the column is of integers.
-            ValueError: A value cannot be told in the column's dtype; the message names PV, row, value and dtype.
+            TypeError: The waveform is not numeric.
+            ValueError: A value that the dtype does not hold; the message names PV, row, value and dtype.
         """
         elements = self._elements(waveform)[:rows]
         dtype = np.dtype(self.dtype)
@@ -137,16 +137,15 @@ class Column:
 
 
 def cast(values: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:
-    """Values in another dtype. Floats are rounded to their precision; nothing else is changed, or it is refused.
+    """Values in another dtype: in floats rounded to their precision, in integers and booleans exactly as they are.
+
+    Whole floats go into integers, as Channel Access gives 32-bit unsigned and 64-bit records as doubles.
 
     Raises:
-        TypeError: Floats, however whole, in place of integers.
-        ValueError: A value that is not in the dtype's range.
+        ValueError: A value that the dtype does not hold; the message has the row, the value and the dtype.
     """
     if values.dtype == dtype:
         return values
-    if dtype.kind != "f" and values.dtype.kind == "f":
-        raise TypeError(f"{what}: {values.dtype} does not go into {dtype} without rounding")
     with np.errstate(over="ignore", invalid="ignore"):
         result = values.astype(dtype)
         lost = np.isinf(result) & np.isfinite(values) if dtype.kind == "f" else result != values

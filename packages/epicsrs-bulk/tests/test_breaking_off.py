@@ -1,0 +1,364 @@
+"""Flights that are broken off: by their timeout, a stop, a pause, an abort, a plan out of turn, an IOC that dies."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import pytest
+from bluesky import RunEngine
+from bluesky.utils import FailedStatus, RunEngineInterrupted
+
+from deadline import Stopwatch, until
+from epicsrs_bulk import (
+    ClockCounts,
+    Column,
+    FlightError,
+    FlightStoppedError,
+    FlightTimeoutError,
+    RecordTime,
+    WaveformFlyer,
+)
+from ioc import NETWORK, Ioc
+
+Documents = list[tuple[str, dict[str, Any]]]
+Fly = Callable[..., WaveformFlyer]
+Measure = Callable[..., None]
+Run = Callable[..., Documents]
+
+
+@pytest.fixture(autouse=True)
+def board_at_rest(board: Ioc, measure: Measure) -> None:
+    measure(clock=[1000, 1000, 1000], i0=[1.0, 2.0, 3.0], it=[4.0, 5.0, 6.0], encoder=[7, 8, 9])
+    board.channel("abort").put(0)
+    board.channel("manual_busy").put(0)
+    # A flight that the test before has left behind goes on by itself.
+    busy = board.channel("busy")
+    until(lambda: busy.get().value == 0)
+
+
+@pytest.fixture
+def endless(board: Ioc, flyer: Fly) -> Fly:
+    """A flyer whose flight never ends by itself: the start makes it busy, and has one row measured."""
+
+    def make(**options: Any) -> WaveformFlyer:
+        usual: dict[str, Any] = {
+            "columns": [Column(board.pv("i0"), "i0")],
+            "times": RecordTime(board.pv("i0")),
+            "start": [(board.pv("manual_busy"), 1), (board.pv("fill.PROC"), 1)],
+            "done": (board.pv("manual_busy"), 0),
+            "disarm": [(board.pv("abort"), 1), (board.pv("manual_busy"), 0)],
+        }
+        return flyer(**{**usual, **options})
+
+    return make
+
+
+def fly(device: Any, *, collect: bool = True) -> Any:
+    yield from bps.open_run()
+    yield from bps.declare_stream(device, name="primary", collect=True)
+    yield from bps.kickoff(device, wait=True)
+    yield from bps.complete(device, wait=True)
+    if collect:
+        yield from bps.collect(device, return_payload=False)
+    yield from bps.close_run()
+
+
+def of(documents: Documents, kind: str) -> list[dict[str, Any]]:
+    return [doc for name, doc in documents if name == kind]
+
+
+def filled(board: Ioc) -> bool:
+    return board.channel("i0").get().timestamp_ns > board.channel("manual_busy").get().timestamp_ns
+
+
+def cause(engine: RunEngine, plan: Any, documents: Documents) -> BaseException:
+    """What the plan fails of."""
+    with pytest.raises(FailedStatus) as caught:
+        engine(plan, lambda name, doc: documents.append((name, doc)))
+    assert caught.value.__cause__ is not None
+    return caught.value.__cause__
+
+
+def test_a_flight_that_does_not_end_fails_at_its_timeout_and_is_disarmed(
+    board: Ioc, engine: RunEngine, endless: Fly
+) -> None:
+    documents: Documents = []
+    watch = Stopwatch()
+
+    error = cause(engine, fly(endless(timeout=0.6)), documents)
+
+    assert 0.55 <= watch.elapsed <= 2.0
+    assert type(error) is FlightTimeoutError and isinstance(error, TimeoutError)
+    assert error.flyer == "board" and "0.6 s" in str(error) and board.pv("manual_busy") in str(error)
+    assert board.channel("abort").get().value == 1
+    [page], [stop] = of(documents, "event_page"), of(documents, "stop")
+    assert page["data"]["i0"].tolist() == [1.0, 2.0, 3.0] and page["data"]["i0_valid"].all()
+    assert stop["exit_status"] == "fail" and stop["num_events"] == {"primary": 3}
+
+
+def test_a_start_that_goes_nowhere_is_told_from_a_flight_that_does_not_end(
+    board: Ioc, engine: RunEngine, flyer: Fly
+) -> None:
+    documents: Documents = []
+
+    error = cause(engine, fly(flyer(start=[(board.pv("dead_start"), 1)], timeout=0.4)), documents)
+
+    assert type(error) is FlightTimeoutError
+    assert f"{board.pv('busy')} has been 'Done' all the time" in str(error)
+    assert not of(documents, "event_page"), "what was there before the flight is not its data"
+
+
+def test_a_start_that_is_refused_breaks_the_flight_off(board: Ioc, engine: RunEngine, flyer: Fly) -> None:
+    documents: Documents = []
+
+    error = cause(engine, fly(flyer(start=[(board.pv("count"), "not a number")])), documents)
+
+    assert type(error) is FlightError and board.pv("count") in str(error)
+    assert board.channel("abort").get().value == 1
+
+
+def test_stop_disarms_and_fails_what_waits_for_the_end(board: Ioc, endless: Fly) -> None:
+    device = endless()
+    device.kickoff().wait(5.0)
+    ended = device.complete()
+
+    watch = Stopwatch()
+    device.stop()
+
+    assert watch.elapsed <= 3.0
+    assert board.channel("abort").get().value == 1
+    with pytest.raises(FlightStoppedError, match=r"board: broken off: stop\(\) was called"):
+        ended.wait(5.0)
+    device.stop()
+    device.discard()
+
+
+def test_stop_says_when_it_could_not_disarm(board: Ioc, endless: Fly) -> None:
+    device = endless(stop_timeout=0.3, io_timeout=0.3)
+    device.kickoff().wait(5.0)
+    ended = device.complete()
+
+    with board.frozen():
+        watch = Stopwatch()
+        with pytest.raises(FlightError, match=r"could not be disarmed: no answer within 0\.3 s"):
+            device.stop()
+        assert watch.elapsed <= 1.3
+        with pytest.raises(FlightStoppedError) as caught:
+            ended.wait(5.0)
+
+    assert caught.value.__notes__ == ["and it could not be disarmed: no answer within 0.3 s"]
+
+
+def test_unstage_disarms(board: Ioc, engine: RunEngine, endless: Fly) -> None:
+    device = endless()
+
+    def plan() -> Any:
+        yield from bps.stage(device)
+        yield from bps.open_run()
+        yield from bps.kickoff(device, wait=True)
+        yield from bps.unstage(device)
+        yield from bps.close_run()
+
+    engine(plan())
+
+    assert board.channel("abort").get().value == 1
+    device.discard()
+
+
+@pytest.mark.parametrize("how", ["abort", "stop", "halt"])
+def test_an_interrupted_run_disarms_and_keeps_what_was_measured_once(
+    board: Ioc, engine: RunEngine, endless: Fly, how: str
+) -> None:
+    device = endless()
+    documents: Documents = []
+
+    def interrupt() -> None:
+        until(lambda: filled(board))
+        engine.request_pause()
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(RunEngineInterrupted):
+        engine(fly(device), lambda name, doc: documents.append((name, doc)))
+    assert board.channel("abort").get().value == 1, "a paused flight is disarmed"
+    getattr(engine, how)()
+
+    [page], [stop] = of(documents, "event_page"), of(documents, "stop")
+    assert page["data"]["i0"].tolist() == [1.0, 2.0, 3.0]
+    assert stop["num_events"] == {"primary": 3}
+    assert stop["exit_status"] == {"abort": "abort", "stop": "success", "halt": "abort"}[how]
+
+
+def test_an_error_in_the_plan_disarms_and_keeps_what_was_measured_once(board: Ioc, run: Run, endless: Fly) -> None:
+    device = endless()
+
+    def plan() -> Any:
+        yield from bps.open_run()
+        yield from bps.declare_stream(device, name="primary", collect=True)
+        yield from bps.kickoff(device, wait=True)
+        until(lambda: filled(board))
+        raise LookupError("in the plan")
+
+    documents = run(plan(), LookupError)
+
+    [page], [stop] = of(documents, "event_page"), of(documents, "stop")
+    assert [name for name, _ in documents][-2:] == ["event_page", "stop"]
+    assert page["data"]["i0"].tolist() == [1.0, 2.0, 3.0]
+    assert stop["exit_status"] == "fail"
+    assert board.channel("abort").get().value == 1
+
+
+def test_a_collect_before_the_end_breaks_off_and_says_so(board: Ioc, run: Run, endless: Fly) -> None:
+    device = endless()
+
+    def plan() -> Any:
+        yield from bps.open_run()
+        yield from bps.declare_stream(device, name="primary", collect=True)
+        yield from bps.kickoff(device, wait=True)
+        until(lambda: filled(board))
+        yield from bps.collect(device, return_payload=False)
+        yield from bps.close_run()
+
+    documents = run(plan(), FlightStoppedError)
+
+    assert of(documents, "event_page")[0]["data"]["i0"].tolist() == [1.0, 2.0, 3.0]
+    assert of(documents, "stop")[0]["exit_status"] == "fail"
+
+
+def test_a_resumed_plan_flies_again_and_keeps_both(board: Ioc, engine: RunEngine, endless: Fly) -> None:
+    """Bluesky rewinds to the last checkpoint: the kickoff is repeated."""
+    device = endless()
+    documents: Documents = []
+
+    def interrupt() -> None:
+        until(lambda: filled(board))
+        engine.request_pause()
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(RunEngineInterrupted):
+        engine(bp.fly([device.nested()]), lambda name, doc: documents.append((name, doc)))
+    before = board.channel("i0").get().timestamp_ns
+    board.channel("i0_source").put([10.0, 20.0])
+
+    def finish() -> None:
+        until(lambda: board.channel("i0").get().timestamp_ns > before)
+        board.channel("manual_busy").put(0)
+
+    threading.Thread(target=finish).start()
+    engine.resume()
+
+    assert [page["data"]["i0"].tolist() for page in of(documents, "event_page")] == [[1.0, 2.0, 3.0], [10.0, 20.0]]
+    [stop] = of(documents, "stop")
+    assert stop["exit_status"] == "success" and stop["num_events"] == {"primary": 5}
+
+
+def test_an_ioc_that_dies_in_flight_ends_it_within_its_timeouts(
+    board: Ioc, engine: RunEngine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    mortal = Ioc(NETWORK.iocs[4], tmp_path_factory.mktemp("mortal"), [Path(__file__).parent / "records.db"])
+    mortal.start()
+    i0, busy, abort = (mortal.pv(name) for name in ("i0", "manual_busy", "abort"))
+    device = WaveformFlyer(
+        "board",
+        [Column(i0, "i0")],
+        RecordTime(i0),
+        start=[(busy, 1)],
+        done=(busy, 0),
+        disarm=[(abort, 1)],
+        timeout=1.0,
+        io_timeout=0.5,
+        stop_timeout=0.5,
+    )
+    documents: Documents = []
+
+    def plan() -> Any:
+        yield from bps.open_run()
+        yield from bps.declare_stream(device, name="primary", collect=True)
+        yield from bps.kickoff(device, wait=True)
+        mortal.kill()
+        yield from bps.complete(device, wait=True)
+
+    watch = Stopwatch()
+    error = cause(engine, plan(), documents)
+
+    assert watch.elapsed <= 4.0
+    assert type(error) is FlightTimeoutError and "disconnected" in str(error)
+    assert error.__notes__[0].startswith("and it could not be disarmed")
+    assert [name for name, _ in documents] == ["start", "descriptor", "stop"]
+
+
+# ---- out of turn
+
+
+def test_out_of_turn_is_refused(flyer: Fly, endless: Fly) -> None:
+    device = flyer()
+
+    with pytest.raises(FlightError, match="complete without a kickoff"):
+        device.complete()
+    with pytest.raises(FlightError, match="nothing to collect"):
+        asyncio.run(anext(aiter(device.collect_pages())))  # pyright: ignore[reportArgumentType]
+
+    device = endless()
+    device.kickoff().wait(5.0)
+    with pytest.raises(FlightError, match="under way"):
+        device.kickoff()
+    with pytest.raises(FlightError, match="under way"):
+        device.discard()
+    device.stop()
+
+
+def test_rows_that_nobody_collected_stop_the_next_kickoff(engine: RunEngine, run: Run, flyer: Fly) -> None:
+    """A plan that forgets to collect loses its rows, and bluesky calls it a success."""
+    device = flyer()
+
+    def forgetful() -> Any:
+        yield from bps.open_run()
+        yield from bps.kickoff(device, wait=True)
+        yield from bps.complete(device, wait=True)
+        yield from bps.close_run()
+
+    engine(forgetful())
+    documents = run(fly(device), FlightError)
+
+    assert "were not collected" in of(documents, "stop")[0]["reason"]
+    device.discard()
+    assert of(run(fly(device)), "stop")[0]["num_events"] == {"primary": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"columns": []}, ValueError, "at least one column"),
+        ({"columns": [Column("X", "a"), Column("Y", "a")]}, ValueError, "two columns are called 'a'"),
+        ({"columns": [Column("X", "a"), Column("Y", "a_valid")]}, ValueError, "two columns are called 'a_valid'"),
+        ({"columns": [Column("X", "a")], "time_key": "a"}, ValueError, "two columns are called 'a'"),
+        ({"time_key": "time"}, ValueError, "'time' is reserved"),
+        ({"timeout": float("nan")}, ValueError, "timeout is positive, not nan"),
+        ({"timeout": -1.0}, ValueError, "timeout is positive, not -1.0"),
+        ({"timeout": "5"}, TypeError, "timeout is a number of seconds, not '5'"),
+        ({"io_timeout": None}, TypeError, "io_timeout is a number of seconds, not None"),
+        ({"stop_timeout": float("inf")}, ValueError, "stop_timeout is positive, not inf"),
+        ({"rows": -1}, ValueError, "-1 is no number of rows"),
+        ({"rows": 1.5}, ValueError, "1.5 is no number of rows"),
+        ({"rows": True}, TypeError, "True is no number of rows"),
+        ({"done": (7, 0)}, TypeError, "7 is no PV"),
+        ({"arm": [(None, 0)]}, TypeError, "None is no PV"),
+    ],
+)
+def test_a_bad_flyer_is_refused_when_it_is_made(
+    flyer: Fly, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        flyer(**options)
+
+
+def test_a_clock_may_be_a_column_as_well(board: Ioc, run: Run, flyer: Fly) -> None:
+    clock = board.pv("clock")
+    columns = [Column(clock, "ticks", "u4", fill=0)]
+
+    [page] = of(run(fly(flyer(columns=columns, times=ClockCounts(clock, 1e6)))), "event_page")
+
+    assert page["data"]["ticks"].tolist() == [1000, 1000, 1000]
