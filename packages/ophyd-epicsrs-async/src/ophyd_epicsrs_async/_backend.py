@@ -162,11 +162,18 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
         return self._converter
 
     async def _look_at(self, address: Address, timeout: float) -> Shape:
-        channel = self._channels[address]
+        # No local name for the channel: a traceback would keep it, and its search, alive. Both answers are awaited,
+        # whatever the other is, so that no exception stays unseen.
+        info, reading = await asyncio.gather(
+            self._channels[address].info_async(timeout=timeout),
+            self._channels[address].get_async(form="ctrl", timeout=timeout),
+            return_exceptions=True,
+        )
         try:
-            info, reading = await asyncio.gather(
-                channel.info_async(timeout=timeout), channel.get_async(form="ctrl", timeout=timeout)
-            )
+            if isinstance(reading, BaseException):
+                raise reading
+            if isinstance(info, BaseException):
+                raise info
         except epicsrs_native.NotConnectedError as error:
             self._channels.close(address)
             raise NotConnectedError(str(address)) from error
