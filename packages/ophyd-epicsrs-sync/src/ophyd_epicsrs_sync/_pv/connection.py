@@ -1,0 +1,150 @@
+"""A PV's connection, as those hear of it who use the PV."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from epicsrs_native import NotConnectedError, RemoteError
+from ophyd_epicsrs_sync._pv import fields
+
+if TYPE_CHECKING:
+    from epicsrs_native import Channel, Info, Reading, Watch
+    from ophyd_epicsrs_sync._dispatcher import Lane
+
+logger = logging.getLogger("ophyd.epicsrs")
+
+
+class Listener(Protocol):
+    """Who is told, on the metadata lane."""
+
+    def learned(self, info: Info, reading: Reading | None) -> None: ...
+    def came_up(self) -> None: ...
+    def went_down(self) -> None: ...
+    def access_changed(self, readable: bool | None, writable: bool | None) -> None: ...
+
+
+class Connection:
+    """Up when the server serves the PV *and* its type, access rights and metadata have been read.
+
+    Nothing here blocks: what has to be known is asked for when the channel connects, and told when it has come, so
+    that any number of PVs connect in one batch. The same at each reconnect. The state changes on the metadata lane
+    only.
+    """
+
+    def __init__(self, channel: Channel, lane: Lane, listener: Listener) -> None:
+        self.channel = channel
+        self.connected = False
+        # The channel is connected, and its metadata are on their way.
+        self.learning = False
+        # Counts connections of the channel: what was asked in an earlier one is no answer for this one.
+        self.number = 0
+        self._lane = lane
+        self._listener = listener
+        self._ready = threading.Event()
+        self._access: tuple[bool | None, bool | None] | None = None
+        self._watches: list[Watch] = []
+
+    def start(self) -> None:
+        """From now on the listener is told."""
+        delivery = self._lane.delivery
+        self._watches.append(self.channel.on_access(self._access_event, delivery=delivery))
+        self._watches.append(self.channel.on_connection(self._event, delivery=delivery))
+
+    def close(self) -> None:
+        for watch in self._watches:
+            watch.close()
+        self.connected = self.learning = False
+
+    def wait(self, timeout: float | None) -> bool:
+        """Whether it is up within `timeout` seconds; None waits for ever."""
+        if self.connected:
+            return True
+        end = None if timeout is None else time.monotonic() + timeout
+        try:
+            # Native's wait, because Ctrl-C ends it on every platform.
+            self.channel.connect(timeout=timeout)
+            if self._lane.here:
+                self._bring_forward(end)
+        except NotConnectedError:
+            return False
+        while not (self._lane.here or self._ready.wait(_left(end, 0.1))):
+            if end is not None and time.monotonic() > end:
+                break
+        return self.connected
+
+    def _bring_forward(self, end: float | None) -> None:
+        """A callback on the metadata lane waits for this PV, whose events wait behind that callback: run them first."""
+        info = self.channel.info(timeout=_left(end))
+        reading = None if skips_value(info) else self.channel.get(form="ctrl", count=1, timeout=_left(end))
+        self._announce(info, reading)
+
+    def _event(self, up: bool) -> None:
+        if up == (self.connected or self.learning):
+            return
+        self.number += 1
+        if up:
+            self.learning = True
+            number = self.number
+            asked = self._lane.delivery.submit(self.channel.info_async, timeout=None)
+            asked.add_done_callback(lambda done: self._ask_metadata(number, done))
+        else:
+            was_connected = self.connected
+            self.connected = self.learning = False
+            self._ready.clear()
+            if was_connected:
+                self._listener.went_down()
+
+    def _ask_metadata(self, number: int, asked: Any) -> None:
+        if self._outdated(number, asked):
+            return
+        info = asked.result()
+        if skips_value(info):
+            self._announce(info, None)
+            return
+        reply = self._lane.delivery.submit(self.channel.get_async, form="ctrl", count=1, timeout=None)
+        reply.add_done_callback(lambda done: self._metadata_came(number, info, done))
+
+    def _metadata_came(self, number: int, info: Info, reply: Any) -> None:
+        if self._outdated(number, reply):
+            return
+        error = reply.exception()
+        if isinstance(error, RemoteError):
+            # Still connected: a PV that may be written and not read, for example.
+            logger.warning("%s: connected, but its metadata cannot be read: %s", self.channel.pv, error)
+            self._announce(info, None)
+        else:
+            self._announce(info, reply.result())
+
+    def _outdated(self, number: int, reply: Any) -> bool:
+        """Whether the connection that it was asked in is gone; the next one asks again."""
+        lost = self.channel.closed or isinstance(reply.exception(), NotConnectedError)
+        return lost or number != self.number or self.connected
+
+    def _announce(self, info: Info, reading: Reading | None) -> None:
+        if self.connected:
+            return
+        self._access = (info.readable, info.writable)
+        self._listener.learned(info, reading)
+        self.connected, self.learning = True, False
+        self._listener.came_up()
+        self._ready.set()
+
+    def _access_event(self, readable: bool | None, writable: bool | None) -> None:
+        # Before it is up, `info` says the same with it.
+        if self.connected and (readable, writable) != self._access:
+            self._access = (readable, writable)
+            self._listener.access_changed(readable, writable)
+
+
+def skips_value(info: Info) -> bool:
+    """Whether metadata cannot be had without the whole value: over pvAccess an array comes in full or not at all."""
+    return info.protocol == "pva" and fields.is_array(info)
+
+
+def _left(end: float | None, most: float | None = None) -> float | None:
+    """Seconds until `end`, at most `most`; None is for ever."""
+    left = None if end is None else max(end - time.monotonic(), 0.0)
+    return most if left is None or (most is not None and most < left) else left

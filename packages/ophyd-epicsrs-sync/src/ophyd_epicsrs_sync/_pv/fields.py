@@ -1,0 +1,130 @@
+"""What native calls a Reading, Metadata and Info, in pyepics' words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+import numpy as np
+
+from ophyd_epicsrs_sync._pv import alarm
+
+if TYPE_CHECKING:
+    from epicsrs_native import Info, Metadata, Reading
+
+Fields: TypeAlias = dict[str, Any]
+Array: TypeAlias = np.ndarray[Any, Any]
+
+NAMES: Final = (
+    "pvname", "value", "char_value", "status", "ftype", "chid", "host", "count", "access", "write_access",
+    "read_access", "severity", "timestamp", "posixseconds", "nanoseconds", "precision", "units", "enum_strs",
+    "monitor_delta", "upper_disp_limit", "lower_disp_limit", "upper_alarm_limit", "lower_alarm_limit",
+    "lower_warning_limit", "upper_warning_limit", "upper_ctrl_limit", "lower_ctrl_limit", "nelm", "type", "typefull",
+)  # fmt: skip
+
+# What Metadata bring.
+METADATA: Final = (
+    "units", "precision", "enum_strs", "upper_disp_limit", "lower_disp_limit", "upper_alarm_limit",
+    "lower_alarm_limit", "upper_warning_limit", "lower_warning_limit", "upper_ctrl_limit", "lower_ctrl_limit",
+)  # fmt: skip
+
+# Channel Access's name of each pvAccess type: what a client of Channel Access would see of the same record.
+# 64-bit integers are doubles there.
+_CA_TYPES: Final = {
+    "boolean": "enum", "byte": "char", "ubyte": "char", "short": "short", "ushort": "long", "int": "long",
+    "uint": "double", "long": "double", "ulong": "double", "float": "float", "double": "double", "string": "string",
+    "enum_t": "enum",
+}  # fmt: skip
+# db_access.h of EPICS Base: DBR_STRING is 0, and each class of types begins 7 further on.
+_NUMBERS: Final = ("string", "short", "float", "enum", "char", "long", "double")
+_CLASSES: Final = {"native": ("", 0), "time": ("time_", 14), "ctrl": ("ctrl_", 28)}
+
+# What a value is made of, for both protocols' types: the words of `coercion.coerce`.
+_ELEMENTS: Final = {
+    "boolean": "boolean", "byte": "byte", "ubyte": "char", "char": "char", "short": "integer", "ushort": "integer",
+    "int": "integer", "uint": "integer", "long": "integer", "ulong": "integer", "float": "float", "double": "float",
+    "string": "string", "enum": "enum", "enum_t": "enum",
+}  # fmt: skip
+
+NANOSECONDS: Final = 1_000_000_000
+
+
+def native_type(info: Info) -> str:
+    """The type as Channel Access names it; a pvAccess structure that no record serves keeps its own name."""
+    return info.type if info.protocol == "ca" else _CA_TYPES.get(info.type.removesuffix("[]"), info.type)
+
+
+def element(info: Info) -> str:
+    """boolean, byte, char, enum, float, integer or string; a structure's own name."""
+    return _ELEMENTS.get(info.type.removesuffix("[]"), info.type)
+
+
+def is_array(info: Info) -> bool:
+    """Whether the PV may hold another number of elements than one."""
+    return info.count != 1 if info.protocol == "ca" else info.type not in _CA_TYPES
+
+
+def of_info(info: Info, form: str) -> Fields:
+    """Type, count, server and access rights of a connection."""
+    native = native_type(info)
+    prefix, offset = _CLASSES[form]
+    count = 1 if not is_array(info) else info.count
+    return {
+        "type": prefix + native,
+        "typefull": prefix + native,
+        "ftype": offset + _NUMBERS.index(native) if native in _NUMBERS else None,
+        "host": info.address,
+        "count": count,
+        "nelm": count,
+        **of_access(info.readable, info.writable),
+    }
+
+
+def of_access(readable: bool | None, writable: bool | None) -> Fields:
+    """Access rights; pvAccess does not tell them, so everything counts as allowed until the server refuses."""
+    read, write = readable is not False, writable is not False
+    words = ("no access", "read-only", "write-only", "read/write")
+    return {"read_access": read, "write_access": write, "access": words[read + 2 * write]}
+
+
+def of_reading(reading: Reading, protocol: str) -> Fields:
+    """Value, alarm and time. What the server does not say is left out: pyepics' users take 0.0 for a time."""
+    fields: Fields = {"value": of_value(reading.value)}
+    if reading.severity is not None:
+        fields["severity"] = alarm.severity(reading)
+        fields["status"] = alarm.status(reading, protocol)
+    if reading.timestamp_ns is not None:
+        fields["timestamp"] = reading.timestamp
+        fields["posixseconds"], fields["nanoseconds"] = divmod(reading.timestamp_ns, NANOSECONDS)
+    return fields
+
+
+def of_value(value: object) -> Any:
+    """Enums by their plain index; an array of strings as a numpy array."""
+    if isinstance(value, list):
+        items = cast("list[Any]", value)
+        return np.array(items, dtype=str) if all(isinstance(item, str) for item in items) else items
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    return value
+
+
+def of_metadata(metadata: Metadata) -> Fields:
+    """Units, precision, choices and limits, as far as the PV has them."""
+    fields: Fields = {
+        "units": metadata.units,
+        "precision": metadata.precision,
+        "enum_strs": metadata.choices,
+    }
+    for name in ("disp", "ctrl", "warning", "alarm"):
+        fields[f"lower_{name}_limit"] = fields[f"upper_{name}_limit"] = None
+    if metadata.limits is not None:
+        pairs = {
+            "disp": metadata.limits.display,
+            "ctrl": metadata.limits.control,
+            "warning": metadata.limits.warning,
+            "alarm": metadata.limits.alarm,
+        }
+        for name, pair in pairs.items():
+            if pair is not None:
+                fields[f"lower_{name}_limit"], fields[f"upper_{name}_limit"] = pair
+    return fields

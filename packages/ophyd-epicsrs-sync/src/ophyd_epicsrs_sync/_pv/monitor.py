@@ -1,0 +1,103 @@
+"""A PV's subscription and who hears of its updates."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ophyd_epicsrs_sync._pv import callbacks
+from ophyd_epicsrs_sync._pv.callbacks import Callbacks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from epicsrs_native import Channel, Reading, Subscription
+    from ophyd_epicsrs_sync._dispatcher import Lane
+    from ophyd_epicsrs_sync._pv.connection import Connection
+    from ophyd_epicsrs_sync._pv.fields import Fields
+
+
+class Owner(Protocol):
+    """The PV."""
+
+    pvname: str
+
+    def updated(self, reading: Reading | None) -> Fields: ...
+
+
+class Monitor:
+    """One subscription for all callbacks of a PV; they run on the monitor lane, in the order of the wire.
+
+    Updates of a connection whose metadata are still on their way wait for them, so that the first one after a restart
+    of the IOC comes with the new units, precision and choices.
+    """
+
+    def __init__(self, channel: Channel, connection: Connection, lane: Lane, owner: Owner) -> None:
+        self.callbacks = Callbacks()
+        self.subscription: Subscription | None = None
+        self._channel = channel
+        self._connection = connection
+        self._lane = lane
+        self._owner = owner
+        self._early: list[Reading] = []
+        # The number of the connection that the last update was delivered in.
+        self._delivered_in = 0
+        # Reentrant: a finalizer may close the PV while its own thread opens another subscription.
+        self._opening = threading.RLock()
+
+    @property
+    def delivered(self) -> bool:
+        """Whether an update has been delivered in this connection."""
+        return self._connection.connected and self._delivered_in == self._connection.number
+
+    def open(self) -> None:
+        """Subscribe, if nobody has yet; never waits."""
+        with self._opening:
+            if self.subscription is None:
+                self.subscription = self._channel.monitor(self._update, delivery=self._lane.delivery, wait=False)
+
+    def close(self) -> None:
+        with self._opening:
+            if self.subscription is not None:
+                self.subscription.close()
+            self.subscription = None
+            self._delivered_in = 0
+
+    def add(self, callback: Callable[..., object], index: int | None, run_now: bool, keywords: dict[str, Any]) -> int:
+        """Call it for each update from now on; the last one comes first, in its turn, with `run_now`."""
+        index = self.callbacks.add(callback, index, keywords)
+        self._lane.delivery.call(self._wake, index, run_now)
+        self.open()
+        return index
+
+    def _wake(self, index: int, run_now: bool) -> None:
+        self.callbacks.wake(index)
+        if run_now and self.delivered and index in self.callbacks:
+            self.run(index, self._owner.updated(None))
+
+    def metadata_came(self) -> None:
+        """Updates that have waited for it are delivered."""
+        self._lane.delivery.call(self._deliver_early)
+
+    def _deliver_early(self) -> None:
+        early, self._early = self._early, []
+        for reading in early:
+            self._deliver(reading)
+
+    def _update(self, reading: Reading) -> None:
+        if self._connection.learning or self._early:
+            self._early.append(reading)
+        else:
+            self._deliver(reading)
+
+    def _deliver(self, reading: Reading) -> None:
+        fields = self._owner.updated(reading)
+        self._delivered_in = self._connection.number
+        for index in self.callbacks.awake():
+            self.run(index, fields)
+
+    def run(self, index: int, fields: Fields) -> None:
+        """Call one callback with all the fields of an update, as pyepics does."""
+        callback, keywords = self.callbacks[index]
+        arguments = {**fields, **keywords, "cb_info": (index, self._owner)}
+        callbacks.run(callback, self._owner.pvname, **arguments)

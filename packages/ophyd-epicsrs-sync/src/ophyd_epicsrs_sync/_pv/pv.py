@@ -1,0 +1,203 @@
+"""The PV that ophyd's signals drive: pyepics' PV on a native Channel."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from epicsrs_native import get_context
+from ophyd_epicsrs_sync._pv import callbacks, fields, text
+from ophyd_epicsrs_sync._pv.connection import Connection
+from ophyd_epicsrs_sync._pv.monitor import Monitor
+from ophyd_epicsrs_sync._pv.readable import Readable
+from ophyd_epicsrs_sync._pv.writable import Writable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from epicsrs_native import Info, Reading
+    from ophyd_epicsrs_sync._dispatcher import Dispatcher
+    from ophyd_epicsrs_sync._pv.fields import Fields
+
+logger = logging.getLogger("ophyd.epicsrs")
+
+FORMS = ("native", "time", "ctrl")
+
+
+class PV(Writable, Readable):
+    """One PV under the name the user gave, with pyepics' words.
+
+    Its search starts at once and nothing waits for it. `start` begins to call back.
+    """
+
+    def __init__(
+        self,
+        pvname: str,
+        *,
+        dispatcher: Dispatcher,
+        callback: Any = None,
+        form: str = "time",
+        auto_monitor: Any = None,
+        count: int | None = None,
+        connection_callback: Callable[..., object] | None = None,
+        connection_timeout: float | None = None,
+        access_callback: Callable[..., object] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        if form not in FORMS:
+            raise ValueError(f"{pvname}: form is one of {', '.join(FORMS)}, not {form!r}")
+        self.context = get_context()
+        self.pvname = pvname
+        self.form = form
+        self.verbose = verbose
+        self.connection_timeout = connection_timeout
+        self.put_complete = None
+        self.ftype: int | None = None
+        self.connection_callbacks = [connection_callback] if connection_callback else []
+        self.access_callbacks = [access_callback] if access_callback else []
+        # ophyd counts the signals that use the PV; `release_pvs` counts back.
+        self._reference_count = 0
+        self._count = count
+        self._auto_monitor = auto_monitor
+        self._dispatcher = dispatcher
+        self._info, self._has_metadata = None, False
+        self._metadata_callbacks = []
+        self._args = dict.fromkeys(fields.NAMES)
+        self._args.update(pvname=pvname, type="unknown", typefull="unknown", access="unknown")
+
+        self.chid = self._args["chid"] = self.context.channel(pvname)
+        self._connection = Connection(self.chid, dispatcher.lane("metadata"), self)
+        self._monitor = Monitor(self.chid, self._connection, dispatcher.lane("monitor"), self)
+        self.callbacks = self._monitor.callbacks
+        several = cast("list[Callable[..., object]]", callback) if isinstance(callback, list | tuple) else [callback]
+        for each in several:
+            if each is not None:
+                self.add_callback(each)
+
+    def start(self) -> None:
+        """Begin to call back; the last thing that `get_pv` does, so that its caller has the PV first."""
+        self.chid.on_error(self._refused_later, delivery=self._dispatcher.lane("get_put").delivery)
+        self._connection.start()
+
+    def __repr__(self) -> str:
+        if not self.connected:
+            return f"<PV {self.pvname!r}: not connected>"
+        return f"<PV {self.pvname!r}, count={self.count}, type={self.typefull}, access={self.access}>"
+
+    # ---- what the connection tells, on the metadata lane
+
+    def learned(self, info: Info, reading: Reading | None) -> None:
+        self._info, self._has_metadata = info, False
+        self._args.update(fields.of_info(info, self.form))
+        self.ftype = self._args["ftype"]
+        if reading is not None:
+            self._learn_from(reading, newest=not fields.is_array(info))
+
+    def came_up(self) -> None:
+        # Metadata first: the notice of the connection that ophyd gives its users shows them.
+        for callback in list(self._metadata_callbacks):
+            callbacks.run(callback, self.pvname, self.pvname, self._metadata())
+        self._tell_connection(True)
+        self._tell_access()
+        # After ophyd has added its own callback, which thereby gets the first update.
+        if self._auto_monitor:
+            self._monitor.open()
+        self._monitor.metadata_came()
+
+    def went_down(self) -> None:
+        self._tell_connection(False)
+
+    def access_changed(self, readable: bool | None, writable: bool | None) -> None:
+        self._args.update(fields.of_access(readable, writable))
+        self._tell_access()
+
+    def _tell_connection(self, up: bool) -> None:
+        for callback in list(self.connection_callbacks):
+            callbacks.run(callback, self.pvname, pvname=self.pvname, conn=up, pv=self)
+
+    def _tell_access(self) -> None:
+        for callback in list(self.access_callbacks):
+            callbacks.run(callback, self.pvname, self._args["read_access"], self._args["write_access"], pv=self)
+
+    def _refused_later(self, error: Exception) -> None:
+        logger.error("%s: refused by the server, and no caller waits for it: %s", self.pvname, error)
+
+    # ---- updates, on the monitor lane
+
+    def updated(self, reading: Reading | None) -> Fields:
+        """What callbacks are given: all fields, with those that the update brings."""
+        known = dict(self._args) if reading is None else self._learn_from(reading, newest=True)
+        known["char_value"] = text.of_fields(known)
+        if isinstance(known["value"], np.ndarray):
+            known["count"] = len(cast("fields.Array", known["value"]))
+        return known
+
+    def add_callback(
+        self,
+        callback: Callable[..., object],
+        index: int | None = None,
+        run_now: bool = False,
+        with_ctrlvars: bool = True,
+        **kw: Any,
+    ) -> int:
+        """Call `callback(**fields, **kw, cb_info=(index, pv))` on the monitor lane for each update from now on.
+
+        Where a monitor runs already, `run_now` brings its last update first, in its turn. `with_ctrlvars` changes
+        nothing: the metadata are there before the first update.
+
+        Returns:
+            Its index, from 1; for `remove_callback`.
+        """
+        del with_ctrlvars
+        return self._monitor.add(callback, index, run_now, kw)
+
+    def remove_callback(self, index: int | None = None) -> None:
+        """Call it no more; an index that is not in use changes nothing."""
+        if index is not None:
+            self.callbacks.pop(index, None)
+
+    def clear_callbacks(self, with_access_callback: bool = True, with_connect_callback: bool = True) -> None:
+        """Call nobody any more."""
+        self.callbacks.clear()
+        if with_access_callback:
+            self.access_callbacks.clear()
+        if with_connect_callback:
+            self.connection_callbacks.clear()
+            self._metadata_callbacks.clear()
+
+    def run_callback(self, index: int) -> None:
+        """Call one callback with the last update, on this thread."""
+        self._monitor.run(index, self.updated(None))
+
+    def run_callbacks(self) -> None:
+        """Call every callback with the last update, on this thread."""
+        for index in list(self.callbacks):
+            self.run_callback(index)
+
+    @property
+    def auto_monitor(self) -> Any:
+        """Whether a monitor runs, or will when the PV connects."""
+        return bool(self._auto_monitor) or self._monitor.subscription is not None
+
+    @auto_monitor.setter
+    def auto_monitor(self, wanted: Any) -> None:
+        self._auto_monitor = wanted
+        if wanted:
+            self._monitor.open()
+        else:
+            self._monitor.close()
+
+    def clear_auto_monitor(self) -> None:
+        """End the monitor."""
+        self.auto_monitor = False
+
+    # ---- the end
+
+    def disconnect(self) -> None:
+        """Close the PV for good; nobody is called back any more."""
+        self.clear_callbacks()
+        self._monitor.close()
+        self._connection.close()
+        self.chid.close()

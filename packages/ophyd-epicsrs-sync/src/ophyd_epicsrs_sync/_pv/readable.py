@@ -1,0 +1,145 @@
+"""A PV that is read."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+import numpy as np
+
+from epicsrs_native import ReplyTimeoutError
+from ophyd_epicsrs_sync._pv import callbacks, fields, text
+from ophyd_epicsrs_sync._pv.attributes import Attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ophyd_epicsrs_sync._pv.fields import Fields
+
+
+_FORMS: Final[dict[str, Literal["value", "time", "ctrl"]]] = {"native": "value", "time": "time", "ctrl": "ctrl"}
+
+
+class Readable(Attributes):
+    """The reads of a PV, each with a timeout for the whole call; None waits for ever."""
+
+    _count: int | None
+    _metadata_callbacks: list[Callable[[str, Fields], object]]
+
+    def get(
+        self,
+        count: int | None = None,
+        as_string: bool = False,
+        as_numpy: bool = True,
+        timeout: float | None = None,
+        with_ctrlvars: bool = False,
+        use_monitor: bool = True,
+    ) -> Any:
+        """The value; None where it did not come within `timeout` seconds. None waits for ever."""
+        data = self.get_with_metadata(count, as_string, as_numpy, timeout, with_ctrlvars, None, use_monitor)
+        return None if data is None else data["value"]
+
+    def get_with_metadata(
+        self,
+        count: int | None = None,
+        as_string: bool = False,
+        as_numpy: bool = True,
+        timeout: float | None = None,
+        with_ctrlvars: bool = False,
+        form: str | None = None,
+        use_monitor: bool = True,
+        as_namespace: bool = False,
+    ) -> Any:
+        """The value with its alarm, time, units, precision, choices and limits, by pyepics' names.
+
+        Args:
+            count: At most so many elements of an array.
+            as_string: The value as text.
+            as_numpy: False gives an array as a list.
+            timeout: Seconds for the whole call; None waits for ever.
+            with_ctrlvars: Ask the IOC for the metadata too, as form "ctrl" does.
+            form: "native", "time" or "ctrl".
+            use_monitor: Give the last update of a running monitor instead of asking the IOC.
+            as_namespace: A SimpleNamespace instead of a dict.
+
+        Returns:
+            None where no reply came in time.
+
+        Raises:
+            NotConnectedError: The connection was lost before the reply.
+            RemoteError: The server refused.
+        """
+        form = form or self.form
+        end = None if timeout is None else time.monotonic() + timeout
+        if not self.wait_for_connection(timeout):
+            return None
+        if use_monitor and self._monitor.delivered and form == self.form and not with_ctrlvars:
+            known = dict(self._args)
+        else:
+            left = None if end is None else max(end - time.monotonic(), 0.0)
+            try:
+                known = self._read("ctrl" if with_ctrlvars else form, count or self._count, left)
+            except ReplyTimeoutError:
+                return None
+        known["value"] = self._as_asked(known, count or self._count, as_string, as_numpy)
+        return SimpleNamespace(**known) if as_namespace else known
+
+    def _read(self, form: str, count: int | None, timeout: float | None) -> Fields:
+        # Metadata that connecting could not bring, as of an array over pvAccess, come with the first reading.
+        reading = self.chid.get(form=_FORMS[form] if self._has_metadata else "ctrl", count=count, timeout=timeout)
+        # A newer update of the monitor may have come meanwhile.
+        return self._learn_from(reading, newest=not self._monitor.delivered)
+
+    def _as_asked(self, known: Fields, count: int | None, as_string: bool, as_numpy: bool) -> Any:
+        value = known["value"]
+        if isinstance(value, np.ndarray):
+            value = cast("fields.Array", value)[:count]
+        if as_string:
+            return text.of_fields({**known, "value": value})
+        if isinstance(value, np.ndarray):
+            # Native lends its buffer read-only; pyepics' users write into what they got.
+            return cast("fields.Array", value).copy() if as_numpy else value.tolist()
+        return value
+
+    def _metadata(self) -> Fields:
+        return {name: value for name, value in self._args.items() if name not in {"value", "char_value"}}
+
+    def get_all_metadata_blocking(self, timeout: float | None = None) -> Fields:
+        """Everything but the value.
+
+        Raises:
+            NotConnectedError: Not connected within `timeout` seconds.
+        """
+        self._need_connection(timeout)
+        return self._metadata()
+
+    def get_all_metadata_callback(self, callback: Callable[[str, Fields], object], *, timeout: float | None) -> None:
+        """Call `callback(pvname, metadata)` when they are known, and again with those of each later connection.
+
+        `timeout` is there because ophyd gives it: nothing waits, so nothing can be late.
+        """
+        del timeout
+        self._metadata_callbacks.append(callback)
+        if self.connected:
+            self._dispatcher.get_thread_context("metadata").run(
+                callbacks.run, callback, self.pvname, self.pvname, self._metadata()
+            )
+
+    def get_ctrlvars(self, timeout: float | None = 5.0, warn: bool = True) -> Fields:
+        """Ask the IOC for units, precision, choices, limits and alarm now.
+
+        Raises:
+            NotConnectedError, ReplyTimeoutError: It did not come within `timeout` seconds.
+        """
+        del warn
+        self._need_connection(timeout)
+        known = self._read("ctrl", 1, timeout)
+        return {name: known[name] for name in (*fields.METADATA, "status", "severity")}
+
+    def get_timevars(self, timeout: float | None = 5.0, warn: bool = True) -> Fields:
+        """Ask the IOC for alarm and time now; raises as `get_ctrlvars` does."""
+        del warn
+        self._need_connection(timeout)
+        known = self._read("time", 1, timeout)
+        return {name: known[name] for name in ("status", "severity", "timestamp", "posixseconds", "nanoseconds")}

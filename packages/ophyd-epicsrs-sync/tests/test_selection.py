@@ -1,0 +1,106 @@
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import ophyd
+import pytest
+
+import ophyd_epicsrs_sync
+
+NAMES = {"setup", "caput", "caget", "get_pv", "thread_class", "name", "release_pvs", "get_dispatcher"}
+
+
+def python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own; an ophyd that nobody has imported."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60.0,
+        check=False,
+    )
+
+
+def test_ophyd_gets_the_eight_names(layer):
+    assert vars(ophyd.get_cl()).keys() == NAMES
+    assert ophyd.get_cl().name == "epicsrs"
+    assert ophyd.get_cl().thread_class is threading.Thread
+
+
+def test_to_install_twice_is_to_install_once():
+    before = ophyd.set_cl, ophyd.cl, ophyd.EpicsSignal.set
+
+    ophyd_epicsrs_sync.install()
+    wrapped = ophyd.set_cl
+    ophyd_epicsrs_sync.use_epicsrs()
+    assert ophyd.set_cl is wrapped
+
+    ophyd_epicsrs_sync.uninstall()
+    assert (ophyd.set_cl, ophyd.cl, ophyd.EpicsSignal.set) == before
+
+
+def test_set_cl_goes_away_and_back(layer):
+    ophyd.set_cl("dummy")
+    assert ophyd.get_cl().name == "dummy"
+
+    ophyd.set_cl("EpicsRS")
+    assert ophyd.get_cl().name == "epicsrs"
+
+
+def test_set_cl_reads_the_environment(layer, monkeypatch):
+    ophyd.set_cl("dummy")
+    monkeypatch.setenv("OPHYD_CONTROL_LAYER", "epicsrs")
+
+    ophyd.set_cl()
+
+    assert ophyd.get_cl().name == "epicsrs"
+
+
+def test_an_unknown_layer_is_refused_as_before(layer):
+    with pytest.raises(ValueError, match="unknown control_layer"):
+        ophyd.set_cl("tango")
+
+
+def test_pv_telemetry_counts_names(ioc, layer):
+    ophyd.set_cl("epicsrs", pv_telemetry=True)
+
+    for _ in range(2):
+        ophyd.EpicsSignal(ioc.pv("double"), name="double").destroy()
+
+    assert ophyd.get_cl().get_pv.counter == {ioc.pv("double"): 2}
+
+
+@pytest.mark.parametrize("first", ["ophyd", "ophyd_epicsrs_sync"])
+def test_ophyd_may_be_imported_before_or_after(first):
+    done = python(
+        f"import {first}, sys, os, ophyd_epicsrs_sync; ophyd_epicsrs_sync.use_epicsrs(); import ophyd\n"
+        "print(ophyd.get_cl().name, 'epics' in sys.modules, os.environ.get('OPHYD_CONTROL_LAYER'))",
+        OPHYD_CONTROL_LAYER="dummy",
+    )
+    assert done.stdout == "epicsrs False dummy\n", done.stderr
+
+
+def test_a_program_that_installs_reads_a_pv_and_ends_by_itself(ioc):
+    done = python(
+        "import ophyd_epicsrs_sync; ophyd_epicsrs_sync.use_epicsrs()\n"
+        "from ophyd import EpicsSignal\n"
+        f"signal = EpicsSignal({ioc.pv('counter')!r}, name='counter', auto_monitor=True)\n"
+        "signal.wait_for_connection(timeout=5.0); print(signal.get() > 0)"
+    )
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_failed_import_of_ophyd_leaves_the_environment(tmp_path: Path):
+    (tmp_path / "ophyd.py").write_text("raise ImportError('broken')")
+    done = python(
+        "import os, ophyd_epicsrs_sync\n"
+        "try: ophyd_epicsrs_sync.use_epicsrs()\n"
+        "except ImportError as error: print(error, os.environ.get('OPHYD_CONTROL_LAYER'))",
+        PYTHONPATH=str(tmp_path),
+        OPHYD_CONTROL_LAYER="any",
+    )
+    assert done.stdout == "broken any\n", done.stderr
