@@ -14,6 +14,7 @@ from ._signal import (
     epicsrs_signal_x,
     epicsrs_triggerable_command,
 )
+from ._takeover import install, uninstall
 
 __all__ = [
     "EpicsRsCommandBackend",
@@ -24,4 +25,6 @@ __all__ = [
     "epicsrs_signal_w",
     "epicsrs_signal_x",
     "epicsrs_triggerable_command",
+    "install",
+    "uninstall",
 ]
