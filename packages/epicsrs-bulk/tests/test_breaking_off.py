@@ -344,6 +344,8 @@ def test_rows_that_nobody_collected_stop_the_next_kickoff(engine: RunEngine, run
         ({"rows": -1}, ValueError, "-1 is no number of rows"),
         ({"rows": 1.5}, ValueError, "1.5 is no number of rows"),
         ({"rows": True}, TypeError, "True is no number of rows"),
+        ({"spread": -1.0}, ValueError, "spread is a number of seconds, not -1.0"),
+        ({"settle": -1.0}, ValueError, "settle is positive, not -1.0"),
         ({"done": (7, 0)}, TypeError, "7 is no PV"),
         ({"arm": [(None, 0)]}, TypeError, "None is no PV"),
     ],

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,7 @@ from bluesky import RunEngine
 from bluesky.protocols import Collectable, EventPageCollectable, Flyable, Pausable, Stageable, Stoppable
 from bluesky.utils import FailedStatus
 
+from deadline import Stopwatch, until
 from epicsrs_bulk import Column, ConstantInterval, FlightDataError, FlightError, RecordTime, WaveformFlyer, bulk_read
 from ioc import Ioc
 
@@ -236,11 +238,13 @@ def test_ten_thousand_rows(flyer: Fly, measure: Measure, run: Run) -> None:
 # ---- data that is missing or doubtful: the run fails, the rest is kept
 
 
-def failing(engine: RunEngine, device: Any) -> tuple[dict[str, Any], FlightDataError, dict[str, Any]]:
+def failing(
+    engine: RunEngine, device: Any, plan: Callable[[Any], Any] = declared
+) -> tuple[dict[str, Any], FlightDataError, dict[str, Any]]:
     """The page, the error and the run's end of a flight whose data is not complete."""
     documents: Documents = []
     with pytest.raises(FailedStatus) as caught:
-        engine(declared(device), lambda name, doc: documents.append((name, doc)))
+        engine(plan(device), lambda name, doc: documents.append((name, doc)))
     error = caught.value.__cause__
     assert isinstance(error, FlightDataError) and error.flyer == "board"
     [page], [stop] = of(documents, "event_page"), of(documents, "stop")
@@ -371,6 +375,78 @@ def test_an_invalid_record_is_named(board: Ioc, engine: RunEngine, flyer: Fly) -
 
     assert error.problems == (f"{board.pv('undefined')}: the record says its value is INVALID",)
     assert page["data"]["i0_valid"].all() and not page["data"]["bad_valid"].any()
+
+
+@pytest.fixture
+def manual(board: Ioc, flyer: Fly) -> Fly:
+    """A flyer whose flight a test makes itself, step by step."""
+
+    def make(**options: Any) -> WaveformFlyer:
+        return flyer(start=[], done=(board.pv("manual_busy"), "Done"), **options)
+
+    return make
+
+
+def stepwise(device: Any, steps: Callable[[], object]) -> Any:
+    """A plan whose flight are these steps."""
+    yield from bps.open_run()
+    yield from bps.declare_stream(device, name="primary", collect=True)
+    yield from bps.kickoff(device, wait=True)
+    yield from bps.complete(device, group="flight")
+    steps()
+    yield from bps.wait("flight")
+    yield from bps.collect(device, return_payload=False)
+    yield from bps.close_run()
+
+
+def test_records_that_come_in_after_done_are_waited_for_if_asked(board: Ioc, run: Run, manual: Fly) -> None:
+    def late() -> None:
+        board.channel("manual_busy").put("Counting")
+        board.channel("manual_busy").put("Done")
+        # The flyer has read by now what there was; that it goes on reading is what is tested.
+        threading.Timer(0.2, lambda: board.channel("fill.PROC").put(1)).start()
+
+    [page] = of(run(stepwise(manual(settle=5.0), late)), "event_page")
+
+    assert page["data"]["i0"].tolist() == [1.5, 2.5, 3.5, 4.5, 5.5]
+    assert all(page["data"][f"{key}_valid"].all() for key in ("i0", "it", "encoder", "board_time_ns"))
+
+
+def test_records_that_do_not_come_in_are_named_when_the_time_is_over(board: Ioc, run: Run, manual: Fly) -> None:
+    def nothing() -> None:
+        board.channel("manual_busy").put("Counting")
+        board.channel("manual_busy").put("Done")
+
+    watch = Stopwatch()
+    documents = run(stepwise(manual(settle=0.3), nothing), FailedStatus)
+
+    assert 0.3 <= watch.elapsed <= 3.0
+    [page] = of(documents, "event_page")
+    assert not page["data"]["i0_valid"].any()
+
+
+def test_records_of_another_moment_are_named(board: Ioc, engine: RunEngine, manual: Fly) -> None:
+    """All were processed during the flight, but one much later than the others."""
+    it = board.channel("it")
+
+    def apart() -> None:
+        board.channel("manual_busy").put("Counting")
+        board.channel("fill.PROC").put(1)
+        before = it.get().timestamp_ns
+
+        def later() -> bool:
+            board.channel("it.PROC").put(1)
+            return it.get().timestamp_ns > before + 200_000_000
+
+        until(later)
+        board.channel("manual_busy").put("Done")
+
+    page, error, _ = failing(engine, manual(spread=0.1), lambda device: stepwise(device, apart))
+
+    [problem] = error.problems
+    assert problem.startswith(f"{board.pv('it', 'pva')}: processed 0.") and problem.endswith(" s after the others")
+    assert not page["data"]["it_valid"].any() and page["data"]["it"].tolist() == [10.0, 20.0, 30.0, 40.0, 50.0]
+    assert page["data"]["i0_valid"].all() and page["data"]["encoder_valid"].all()
 
 
 # ---- without ophyd

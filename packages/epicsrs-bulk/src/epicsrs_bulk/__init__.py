@@ -5,9 +5,17 @@ import epicsrs_native
 epicsrs_native.require_abi(1, 0, "epicsrs-bulk")
 
 from epicsrs_bulk._channels import close_channels, keep_channels
+from epicsrs_bulk._coherence import incoherent
 from epicsrs_bulk._columns import Column
-from epicsrs_bulk._errors import FlightDataError, FlightError, FlightStoppedError, FlightTimeoutError
+from epicsrs_bulk._errors import (
+    FlightDataError,
+    FlightError,
+    FlightStoppedError,
+    FlightTimeoutError,
+    ShortWaveformError,
+)
 from epicsrs_bulk._flyer import WaveformFlyer
+from epicsrs_bulk._growing import read_until, read_until_async
 from epicsrs_bulk._read import BulkRead, PvReading, bulk_read, bulk_read_async
 from epicsrs_bulk._times import ClockCounts, ConstantInterval, RecordTime, TimeWaveform
 
@@ -22,10 +30,14 @@ __all__ = [
     "FlightTimeoutError",
     "PvReading",
     "RecordTime",
+    "ShortWaveformError",
     "TimeWaveform",
     "WaveformFlyer",
     "bulk_read",
     "bulk_read_async",
     "close_channels",
+    "incoherent",
     "keep_channels",
+    "read_until",
+    "read_until_async",
 ]

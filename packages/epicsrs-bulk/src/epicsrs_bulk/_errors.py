@@ -1,6 +1,34 @@
-"""What can become of a flight, as exceptions. What the network does to a PV is an EpicsError, here as the cause."""
+"""What can become of a flight or a waveform, as exceptions. What the network does to a PV is an EpicsError."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from epicsrs_native import EpicsError
+
+if TYPE_CHECKING:
+    from epicsrs_bulk._read import BulkRead
+
+
+class ShortWaveformError(EpicsError, TimeoutError):
+    """A waveform did not get as long as it was wanted within the timeout.
+
+    Attributes:
+        pv: The first PV that was too short.
+        got: How many elements it had.
+        wanted: How many were wanted.
+        readings: What was read last, of all PVs.
+    """
+
+    def __init__(self, pv: str, got: int, wanted: int, timeout: float, readings: BulkRead) -> None:
+        super().__init__(f"{pv}: {got} elements within {timeout:g} s, {wanted} wanted", pv)
+        self.got = got
+        self.wanted = wanted
+        self.timeout = timeout
+        self.readings = readings
+
+    def __reduce__(self) -> tuple[type[EpicsError], tuple[object, ...]]:  # pyright: ignore[reportIncompatibleMethodOverride] (other arguments)
+        return type(self), (self.pv, self.got, self.wanted, self.timeout, self.readings)
 
 
 class FlightError(RuntimeError):

@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from epicsrs_bulk._errors import FlightDataError, FlightError, FlightStoppedError, FlightTimeoutError
+from epicsrs_bulk._harvest import Harvest
 from epicsrs_bulk._read import BulkRead, PvReading
 from epicsrs_native import Channel, EnumValue, EpicsError, Reading, get_context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from epicsrs_bulk._page import Layout, Page
+    from epicsrs_bulk._harvest import Page
+    from epicsrs_bulk._layout import Layout
     from epicsrs_native import Subscription
+
+
+# Between two reads of records that are late, in seconds.
+_PAUSE = 0.02
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Procedure:
         timeout: Seconds from kickoff to done; None waits for ever.
         io_timeout: Seconds for connecting and the first read, for each write to arm, and for the read at the end.
         stop_timeout: Seconds for all of ``disarm``.
+        settle: Seconds after done in which records may still come in.
     """
 
     arm: Sequence[tuple[str, object]]
@@ -42,6 +49,7 @@ class Procedure:
     timeout: float | None
     io_timeout: float
     stop_timeout: float
+    settle: float
 
     def __post_init__(self) -> None:
         for pv, _ in (*self.arm, *self.start, self.done, *self.disarm):
@@ -51,12 +59,13 @@ class Procedure:
             ("timeout", self.timeout),
             ("io_timeout", self.io_timeout),
             ("stop_timeout", self.stop_timeout),
+            ("settle", self.settle),
         ):
             if seconds is None and name == "timeout":
                 continue
             if isinstance(seconds, bool) or not isinstance(seconds, int | float):
                 raise TypeError(f"{self.done[0]}: {name} is a number of seconds, not {seconds!r}")
-            if not (math.isfinite(seconds) and seconds > 0):
+            if not (math.isfinite(seconds) and (seconds > 0 or (seconds == 0 and name == "settle"))):
                 raise ValueError(f"{self.done[0]}: {name} is positive, not {seconds!r}")
 
     @property
@@ -130,7 +139,8 @@ class Flight:
             if not self._armed:
                 return Outcome(None, failure)
             await self._disarm(failure)
-        page = self._layout.page(await self._read(), self._before, done=failure is None)
+        readings = await (self._read(self._layout.pvs) if failure else self._read_all())
+        page = Harvest(self._layout, readings, self._before, done=failure is None).page()
         if failure is None and page.problems:
             told = "; ".join(page.problems)
             failure = FlightDataError(f"{self._name}: data missing or doubtful: {told}", self._name, *page.problems)
@@ -142,7 +152,7 @@ class Flight:
         for error in await get_context().connect_many_async(channels, timeout=self._procedure.io_timeout):
             if error is not None:
                 raise error
-        self._before = await self._read()
+        self._before = await self._read(self._layout.pvs)
         self._before.raise_first()
         self._layout.check(self._before)
         pv, wanted = self._procedure.done
@@ -217,8 +227,18 @@ class Flight:
         else:
             self.disarmed.set_result(None)
 
-    async def _read(self) -> BulkRead:
-        pvs = self._layout.pvs
+    async def _read_all(self) -> BulkRead:
+        """All PVs; those that are late again, until they are there or ``settle`` is over."""
+        readings = await self._read(self._layout.pvs)
+        end = asyncio.get_running_loop().time() + self._procedure.settle
+        while (
+            late := Harvest(self._layout, readings, self._before, done=True).late()
+        ) and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(min(_PAUSE, self._procedure.settle))
+            readings = BulkRead([*readings.values(), *(await self._read(late)).values()])
+        return readings
+
+    async def _read(self, pvs: Sequence[str]) -> BulkRead:
         channels = [self._channels[pv] for pv in pvs]
         answers = await get_context().get_many_async(channels, timeout=self._procedure.io_timeout)
         return BulkRead(

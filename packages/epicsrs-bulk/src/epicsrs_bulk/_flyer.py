@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from epicsrs_bulk._errors import FlightError, FlightStoppedError
 from epicsrs_bulk._flight import Flight, Procedure
+from epicsrs_bulk._layout import Layout
 from epicsrs_bulk._nested import NestedFlyer
-from epicsrs_bulk._page import Layout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -57,6 +57,9 @@ class WaveformFlyer:
         time_key: The column of row times; ``<name>_time_ns`` by default.
         io_timeout: Seconds for connecting and the first read, for each write to arm, and for the read at the end.
         stop_timeout: Seconds for all of ``disarm``.
+        settle: Seconds after done in which records may still come in; those that are short or were not processed are
+            read again until then.
+        spread: Seconds by which the timestamps of the columns' records may be apart; None where that says nothing.
 
     Raises:
         ImportError: ophyd is not installed, whose Status bluesky is given.
@@ -82,12 +85,16 @@ class WaveformFlyer:
         time_key: str | None = None,
         io_timeout: float = 5.0,
         stop_timeout: float = 2.0,
+        settle: float = 0.0,
+        spread: float | None = None,
     ) -> None:
         if not columns:
             raise ValueError(f"{name}: a flyer needs at least one column")
         self._name = name
-        self._layout = Layout(tuple(columns), times, time_key or f"{name}_time_ns", rows)
-        self._procedure = Procedure(tuple(arm), tuple(start), done, tuple(disarm), timeout, io_timeout, stop_timeout)
+        self._layout = Layout(tuple(columns), times, time_key or f"{name}_time_ns", rows, spread)
+        self._procedure = Procedure(
+            tuple(arm), tuple(start), done, tuple(disarm), timeout, io_timeout, stop_timeout, settle
+        )
         self._status = _status_class()
         self._flights: list[Flight] = []
         self._completing: list[SettableStatus] = []
@@ -188,7 +195,7 @@ class WaveformFlyer:
             raise FlightError(f"{self._name}: a flight is under way", self._name)
         self._flights.clear()
 
-    def stop(self, *, success: bool = True) -> None:  # noqa: ARG002 (bluesky's signature)
+    def stop(self, success: bool = True) -> None:  # noqa: ARG002 (bluesky's signature)
         """Break the flight off and return when it is disarmed; nothing where there is none.
 
         Raises:

@@ -41,7 +41,7 @@ class NestedFlyer:
     def collect_pages(self) -> AsyncIterator[PartialEventPage]:
         return self._flyer.collect_pages()
 
-    def stop(self, *, success: bool = True) -> None:
+    def stop(self, success: bool = True) -> None:
         self._flyer.stop(success=success)
 
     def pause(self) -> None:

@@ -113,21 +113,22 @@ def bulk_read(pvs: Iterable[str | Channel], *, timeout: float | None = 5.0) -> B
         TypeError: ``pvs`` is one str, an element is neither str nor Channel, or ``timeout`` is not a number.
         ValueError: No PV, one PV twice, a bad name, a closed Channel, or a timeout that is negative or NaN.
     """
-    wanted = _checked(pvs)
+    wanted = checked_pvs(pvs)
     with channels.lend(wanted) as opened:
         return _result(wanted, get_context().get_many(opened, timeout=timeout))
 
 
 async def bulk_read_async(pvs: Iterable[str | Channel], *, timeout: float | None = 5.0) -> BulkRead:
     """Awaitable twin of ``bulk_read``."""
-    wanted = _checked(pvs)
+    wanted = checked_pvs(pvs)
     with channels.lend(wanted) as opened:
         return _result(wanted, await get_context().get_many_async(opened, timeout=timeout))
 
 
-def _checked(pvs: Iterable[str | Channel]) -> list[str | Channel]:
+def checked_pvs(pvs: Iterable[str | Channel]) -> list[str | Channel]:
+    """The PVs as a list; TypeError or ValueError where one is no PV, is there twice, or there is none."""
     if isinstance(pvs, str | Channel):
-        raise TypeError(f"bulk_read takes a list of PVs; for one, give [{_name(pvs)!r}]")
+        raise TypeError(f"bulk_read takes a list of PVs; for one, give [{name_of(pvs)!r}]")
     wanted = list(pvs)
     if not wanted:
         raise ValueError("bulk_read needs at least one PV; the list is empty")
@@ -135,21 +136,22 @@ def _checked(pvs: Iterable[str | Channel]) -> list[str | Channel]:
     for pv in wanted:
         if not isinstance(pv, str | Channel):  # pyright: ignore[reportUnnecessaryIsInstance] (callers need not be typed)
             raise TypeError(f"a PV is a str or a Channel, not {pv!r}")
-        name = _name(pv).removeprefix("ca://")
+        name = name_of(pv).removeprefix("ca://")
         if name in seen:
-            raise ValueError(f"{_name(pv)}: given twice")
+            raise ValueError(f"{name_of(pv)}: given twice")
         seen.add(name)
     return wanted
 
 
 def _result(wanted: Sequence[str | Channel], answers: Sequence[Reading | EpicsError]) -> BulkRead:
     return BulkRead(
-        PvReading(_name(pv), None, answer) if isinstance(answer, Reading) else PvReading(_name(pv), answer, None)
+        PvReading(name_of(pv), None, answer) if isinstance(answer, Reading) else PvReading(name_of(pv), answer, None)
         for pv, answer in zip(wanted, answers, strict=True)
     )
 
 
-def _name(pv: str | Channel) -> str:
+def name_of(pv: str | Channel) -> str:
+    """What the results call a PV."""
     return pv if isinstance(pv, str) else pv.pv
 
 
