@@ -1,8 +1,8 @@
-"""The command backend: a put that sets something off."""
+"""Commands: puts that set something off. ophyd-async has them since 0.19."""
 
 from typing import ClassVar
 
-from ophyd_async.core import NotConnectedError
+from ophyd_async.core import DEFAULT_TIMEOUT, NotConnectedError, TriggerableCommand
 from ophyd_async.epics.core import EpicsCommandBackend
 
 import epicsrs_native
@@ -81,3 +81,18 @@ class EpicsRsPvaCommandBackend(EpicsRsCommandBackend):
     """The same; a bare name is a pvAccess one."""
 
     default_protocol = "pva"
+
+
+def epicsrs_triggerable_command(
+    write_pv: str, execute_value: int = 1, name: str = "", timeout: float | None = DEFAULT_TIMEOUT
+) -> TriggerableCommand:
+    """A command whose trigger writes a value, and is done when the record has finished processing.
+
+    Args:
+        write_pv: The PV: an integer, an enum, or over pvAccess a boolean.
+        execute_value: What is written.
+        name: The command's name; a device names its own.
+        timeout: Seconds for each trigger; None waits for ever.
+    """
+    Address.parse(write_pv)
+    return TriggerableCommand(EpicsRsCommandBackend(write_pv, execute_value), name=name, timeout=timeout)

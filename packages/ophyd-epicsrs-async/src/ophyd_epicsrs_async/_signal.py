@@ -1,4 +1,4 @@
-"""Signals and commands of a device, by the names of their PVs.
+"""Signals of a device, by the names of their PVs.
 
 A PV is named `NAME` or `ca://NAME` for Channel Access, `pva://NAME` for pvAccess.
 """
@@ -14,14 +14,12 @@ from ophyd_async.core import (
     SignalRW,
     SignalW,
     SignalX,
-    TriggerableCommand,
     get_unique,
 )
 from ophyd_async.epics.core import EpicsOptions
 
 from ._address import Address
 from ._backend import EpicsRsSignalBackend
-from ._command import EpicsRsCommandBackend
 
 
 def epicsrs_signal_rw(
@@ -131,21 +129,6 @@ def epicsrs_signal_x(write_pv: str, name: str = "", timeout: float | None = DEFA
         # ophyd-async says the same of SignalX, to us.
         warnings.simplefilter("ignore", DeprecationWarning)
         return SignalX(_backend(None, write_pv, write_pv, True), name=name, timeout=timeout)
-
-
-def epicsrs_triggerable_command(
-    write_pv: str, execute_value: int = 1, name: str = "", timeout: float | None = DEFAULT_TIMEOUT
-) -> TriggerableCommand:
-    """A command whose trigger writes a value, and is done when the record has finished processing.
-
-    Args:
-        write_pv: The PV: an integer, an enum, or over pvAccess a boolean.
-        execute_value: What is written.
-        name: The command's name; a device names its own.
-        timeout: Seconds for each trigger; None waits for ever.
-    """
-    Address.parse(write_pv)
-    return TriggerableCommand(EpicsRsCommandBackend(write_pv, execute_value), name=name, timeout=timeout)
 
 
 def _backend(datatype: Any, read_pv: str, write_pv: str, wait: Any) -> EpicsRsSignalBackend[Any]:

@@ -6,19 +6,21 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import Any
 
+import ophyd_async.core
+
 from ._address import Protocol
 from ._backend import EpicsRsCaSignalBackend, EpicsRsPvaSignalBackend
-from ._command import EpicsRsCaCommandBackend, EpicsRsPvaCommandBackend
 from ._pvi import pvget_with_timeout
 
 _OURS: dict[Protocol, dict[str, Any]] = {
-    "ca": {"CaSignalBackend": EpicsRsCaSignalBackend, "CaCommandBackend": EpicsRsCaCommandBackend},
-    "pva": {
-        "PvaSignalBackend": EpicsRsPvaSignalBackend,
-        "PvaCommandBackend": EpicsRsPvaCommandBackend,
-        "pvget_with_timeout": pvget_with_timeout,
-    },
+    "ca": {"CaSignalBackend": EpicsRsCaSignalBackend},
+    "pva": {"PvaSignalBackend": EpicsRsPvaSignalBackend, "pvget_with_timeout": pvget_with_timeout},
 }
+if hasattr(ophyd_async.core, "TriggerableCommand"):
+    from ._command import EpicsRsCaCommandBackend, EpicsRsPvaCommandBackend
+
+    _OURS["ca"]["CaCommandBackend"] = EpicsRsCaCommandBackend
+    _OURS["pva"]["PvaCommandBackend"] = EpicsRsPvaCommandBackend
 
 # Factories, EpicsDevice and all devices built on them look into `_signal` at each call; the PVI connector has names of
 # its own; `epics.core` is where users look.
@@ -28,7 +30,9 @@ _SEAM = {
     "ophyd_async.epics.core._pvi_connector": ("PvaSignalBackend", "PvaCommandBackend", "pvget_with_timeout"),
     "ophyd_async.epics.core": ("CaSignalBackend", "CaCommandBackend", "PvaSignalBackend", "PvaCommandBackend"),
 }
-_PLACES = [(module, name) for module, names in _SEAM.items() for name in names]
+_PLACES = [
+    (module, name) for module, names in _SEAM.items() for name in names if any(name in ours for ours in _OURS.values())
+]
 _BARE_NAME = (_SIGNAL, "_default_epics_protocol")
 
 _installed: set[Protocol] = set()
