@@ -7,6 +7,7 @@ epicsrs_native.require_abi(1, 0, "epicsrs-bulk")
 from epicsrs_bulk._channels import close_channels, keep_channels
 from epicsrs_bulk._coherence import incoherent
 from epicsrs_bulk._columns import Column
+from epicsrs_bulk._deadtime import Corrected, icr_ocr, nonparalyzable, paralyzable, xspress3
 from epicsrs_bulk._errors import (
     FlightDataError,
     FlightError,
@@ -24,6 +25,7 @@ __all__ = [
     "ClockCounts",
     "Column",
     "ConstantInterval",
+    "Corrected",
     "FlightDataError",
     "FlightError",
     "FlightStoppedError",
@@ -36,8 +38,12 @@ __all__ = [
     "bulk_read",
     "bulk_read_async",
     "close_channels",
+    "icr_ocr",
     "incoherent",
     "keep_channels",
+    "nonparalyzable",
+    "paralyzable",
     "read_until",
     "read_until_async",
+    "xspress3",
 ]
