@@ -5,12 +5,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ophyd import Component, EpicsSignal, EpicsSignalRO, PVPositioner, PVPositionerPC
 
 from ioc import NETWORK, Ioc
 
 NETWORK.enter()
 
 RECORDS = Path(__file__).parent / "records.db"
+
+
+class Stage(PVPositioner):
+    """Moves until its done PV says so."""
+
+    setpoint = Component(EpicsSignal, "stage", limits=True)
+    readback = Component(EpicsSignalRO, "stage_RBV")
+    done = Component(EpicsSignalRO, "stage_done")
+    stop_signal = Component(EpicsSignal, "stage_stop")
+
+
+class StagePC(PVPositionerPC):
+    """Moves until its put is finished."""
+
+    setpoint = Component(EpicsSignal, "stage", limits=True)
+    stop_signal = Component(EpicsSignal, "stage_stop")
+    readback = Component(EpicsSignalRO, "stage_RBV")
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +91,15 @@ def get_pv(layer: None) -> Iterator[Callable[..., Any]]:
 
     yield get_pv
     ophyd.get_cl().release_pvs(*made)
+
+
+@pytest.fixture(params=["done", "completion"])
+def stage(request: pytest.FixtureRequest, ioc: Ioc, protocol: str, make: Callable[..., Any]) -> Any:
+    """A connected stage of the IOC, that moves until its done PV or until its put says so."""
+    kind = {"done": Stage, "completion": StagePC}[request.param]
+    stage = make(kind, ioc.pv("", protocol), name="stage")
+    stage.wait_for_connection(timeout=5.0)
+    return stage
 
 
 @pytest.hookimpl(wrapper=True)
