@@ -104,3 +104,44 @@ def test_a_failed_import_of_ophyd_leaves_the_environment(tmp_path: Path):
         OPHYD_CONTROL_LAYER="any",
     )
     assert done.stdout == "broken any\n", done.stderr
+
+
+SOURCES = Path(ophyd_epicsrs_sync.__file__).parents[1]
+
+
+def test_the_environment_alone_chooses_our_layer():
+    """As a wheel does it: with the .pth file in a folder of site-packages."""
+    start = f"import site; site.addsitedir({str(SOURCES)!r})\n"
+    show = "import sys, os, ophyd; print(ophyd.cl.name, os.environ['OPHYD_CONTROL_LAYER'], 'epics' in sys.modules)"
+
+    assert python(start + show, OPHYD_CONTROL_LAYER="epicsrs").stdout == "epicsrs epicsrs False\n"
+    assert python(start + show, OPHYD_CONTROL_LAYER="dummy").stdout == "dummy dummy False\n"
+
+
+def test_without_the_variable_nothing_is_loaded():
+    done = python(f"import site, sys; site.addsitedir({str(SOURCES)!r}); print('epicsrs_native' in sys.modules)")
+
+    assert done.stdout == "False\n"
+
+
+def test_a_suite_runs_on_our_layer_with_the_pytest_plugin(tmp_path: Path):
+    (tmp_path / "conftest.py").write_text("import ophyd; NAME = ophyd.get_cl().name")
+    (tmp_path / "test_layer.py").write_text("import conftest\ndef test(): assert conftest.NAME == 'epicsrs'")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "ophyd_epicsrs_sync.pytest_plugin", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60.0,
+        check=False,
+    )
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_the_ipython_extension_installs_and_uninstalls():
+    before = ophyd.set_cl
+
+    ophyd_epicsrs_sync.load_ipython_extension(None)
+    assert ophyd.get_cl().name == "epicsrs"
+    ophyd_epicsrs_sync.unload_ipython_extension(None)
+
+    assert ophyd.set_cl is before

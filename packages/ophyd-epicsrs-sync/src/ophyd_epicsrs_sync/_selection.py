@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ophyd_epicsrs_sync import _control_layer, _takeover
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -31,6 +29,8 @@ def use_epicsrs() -> None:
     here so that it loads no other client library. Signals that exist already keep their control layer.
     `ophyd.set_cl("epicsrs")` works from then on, as do ophyd's other layers and the way back.
     """
+    from ophyd_epicsrs_sync import _takeover
+
     ophyd = import_ophyd()
     if not _before:
         _before.update(set_cl=ophyd.set_cl, cl=ophyd.cl)
@@ -45,6 +45,8 @@ install = use_epicsrs
 def uninstall() -> None:
     """Give ophyd back as it was: its `set_cl`, the layer it had, and the methods that `_takeover` replaced."""
     if _before:
+        from ophyd_epicsrs_sync import _takeover
+
         ophyd = import_ophyd()
         _takeover.uninstall()
         ophyd.set_cl, ophyd.cl = _before["set_cl"], _before["cl"]
@@ -55,14 +57,15 @@ def import_ophyd() -> Any:
     """ophyd; if it is imported here for the first time, with its layer that loads nothing."""
     if "ophyd" in sys.modules:
         return sys.modules["ophyd"]
-    with _variable("dummy"):
+    with no_layer():
         return importlib.import_module("ophyd")
 
 
 @contextmanager
-def _variable(value: str) -> Generator[None]:
+def no_layer() -> Generator[None]:
+    """Have ophyd choose the layer that loads nothing, while it is imported."""
     before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = value
+    os.environ[VARIABLE] = "dummy"
     try:
         yield
     finally:
@@ -89,7 +92,8 @@ def _with_epicsrs(ophyd: Any) -> Callable[..., None]:
 
 def namespace(*, pv_telemetry: bool = False) -> SimpleNamespace:
     """Our layer as ophyd holds one; `pv_telemetry` has `get_pv.counter` count the names."""
-    layer = _control_layer
+    from ophyd_epicsrs_sync import _control_layer as layer
+
     layer.setup(logging.getLogger("ophyd"))
     names = SimpleNamespace(**{name: getattr(layer, name) for name in layer.__all__})
     if pv_telemetry:
