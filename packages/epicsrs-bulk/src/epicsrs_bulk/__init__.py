@@ -19,6 +19,7 @@ from epicsrs_bulk._flyer import WaveformFlyer
 from epicsrs_bulk._growing import read_until, read_until_async
 from epicsrs_bulk._read import BulkRead, PvReading, bulk_read, bulk_read_async
 from epicsrs_bulk._times import ClockCounts, ConstantInterval, RecordTime, TimeWaveform
+from epicsrs_bulk._validation import fast_event_page_validation
 
 __all__ = [
     "BulkRead",
@@ -38,6 +39,7 @@ __all__ = [
     "bulk_read",
     "bulk_read_async",
     "close_channels",
+    "fast_event_page_validation",
     "icr_ocr",
     "incoherent",
     "keep_channels",

@@ -1,0 +1,180 @@
+"""fast_event_page_validation: the same verdicts as event-model's own, without looking at each element."""
+
+import copy
+import random
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import event_model
+import numpy as np
+import pytest
+from event_model import DocumentNames, schema_validators
+from jsonschema import ValidationError
+
+from epicsrs_bulk import fast_event_page_validation
+
+PAGE: dict[str, Any] = {
+    "descriptor": "d",
+    "uid": ["a", "b"],
+    "seq_num": [1, 2],
+    "time": [1.0, 2.0],
+    "data": {"i0": [1.0, 2.0], "name": ["x", "y"], "spectrum": [[1, 2], [3, 4]]},
+    "timestamps": {"i0": [1.0, 2.0], "name": [1.0, 2.0], "spectrum": [1.0, 2.0]},
+    "filled": {"i0": [True, "f"]},
+}
+# What a key of a page may turn out to be.
+THINGS: list[Any] = [
+    None, 0, 1.5, "text", True, [], {}, [1, "a", None], ["a"], [[1], [2]], (1, 2), {"i0": 3}, {"i0": None}, {"i0": "x"},
+    {"i0": {}}, {"i0": [1]}, {3: [1]}, {"i0": (1,)}, {"i0": np.array([1, 2])}, {"i0": np.float64(3)},
+    {"i0": np.array(5)}, {"i0": np.zeros((2, 2))}, {"i0": np.array(["a"])}, {"i0": [np.int64(3)]}, np.arange(3),
+    {"i0": [object()]}, {"i0": range(2)}, {"i0": {1, 2}}, [1.0, "a"], [True], [None],
+]  # fmt: skip
+
+
+def verdict(page: Any) -> tuple[type[Exception], str] | None:
+    """What event-model's present validator has against a page; None where it accepts it."""
+    try:
+        schema_validators[DocumentNames.event_page].validate(page)
+    except Exception as error:
+        return type(error), str(error)
+    return None
+
+
+def mutations(seed: int) -> dict[str, Any]:
+    """A page with up to two things wrong with it."""
+    choose = random.Random(seed)
+    page = copy.deepcopy(PAGE)
+    for _ in range(choose.choice([0, 1, 1, 1, 2])):
+        key = choose.choice([*PAGE, "extra"])
+        if choose.random() < 0.2:
+            page.pop(key, None)
+        elif choose.random() < 0.5 and isinstance(page.get(key), dict):
+            page[key][choose.choice(["i0", "name", "more"])] = choose.choice(THINGS)
+        else:
+            page[key] = choose.choice(THINGS)
+    return page
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_verdicts_are_those_of_event_model(seed: int) -> None:
+    pages = [mutations(100 * seed + n) for n in range(100)]
+    stock = [verdict(page) for page in pages]
+
+    with fast_event_page_validation() as changed:
+        slim = [verdict(page) for page in pages]
+
+    assert changed
+    assert slim == stock
+
+
+def test_the_pages_above_are_a_fair_sample() -> None:
+    verdicts = [verdict(mutations(n)) for n in range(2000)]
+
+    assert 400 < sum(found is None for found in verdicts) < 1600
+    assert sum(found is not None and found[0] is TypeError for found in verdicts) > 5
+
+
+class Counting:
+    """An array that counts how often somebody asks for an element."""
+
+    def __init__(self, length: int) -> None:
+        self.asked = 0
+        self._length = length
+
+    def __array__(self) -> Any:
+        raise AssertionError("not needed to validate")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> float:
+        self.asked += 1
+        return 0.0
+
+
+def test_elements_are_not_looked_at() -> None:
+    column = Counting(1000)
+    page = {**PAGE, "data": {"i0": column}, "timestamps": {"i0": column}}
+
+    with fast_event_page_validation():
+        assert verdict(page) is None
+    assert column.asked == 0
+
+    assert verdict(page) is None
+    assert column.asked >= 2000, "event-model's own asks once for each element and column, at least"
+
+
+def test_run_bundles_compose_pages_as_before() -> None:
+    run = event_model.compose_run()
+    descriptor = run.compose_descriptor(
+        name="primary", data_keys={"i0": {"source": "ca://X", "dtype": "number", "shape": []}}
+    )
+    with fast_event_page_validation():
+        page = descriptor.compose_event_page(data={"i0": np.arange(3.0)}, timestamps={"i0": np.arange(3.0)})
+        assert list(page["seq_num"]) == [1, 2, 3]
+        with pytest.raises(ValidationError):
+            descriptor.compose_event_page(data={"i0": "abc"}, timestamps={"i0": np.arange(3.0)})
+
+
+def test_the_own_validator_is_back_afterwards() -> None:
+    before = schema_validators[DocumentNames.event_page]
+
+    with pytest.raises(LookupError), fast_event_page_validation():
+        with fast_event_page_validation() as changed:
+            assert changed
+        assert schema_validators[DocumentNames.event_page] is not before
+        raise LookupError
+
+    assert schema_validators[DocumentNames.event_page] is before
+
+
+def test_many_threads_may_enter_and_leave() -> None:
+    before = schema_validators[DocumentNames.event_page]
+
+    def enter_and_leave(n: int) -> bool:
+        with fast_event_page_validation() as changed:
+            return changed and verdict(PAGE) is None
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(enter_and_leave, range(200)))
+    assert schema_validators[DocumentNames.event_page] is before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"unevaluatedProperties": True},
+        {"additionalProperties": False},
+        {"allOf": [{"$ref": "#/$defs/PartialEventPage"}, {"type": "object"}]},
+        {"allOf": [{"$ref": "other.json"}]},
+    ],
+)
+def test_it_changes_nothing_where_upstreams_schema_has_another_form(change: dict[str, Any]) -> None:
+    stock = schema_validators[DocumentNames.event_page]
+    other = type(stock)(schema={**stock.schema, **change})
+    schema_validators[DocumentNames.event_page] = other
+    try:
+        with fast_event_page_validation() as changed:
+            assert not changed
+            assert schema_validators[DocumentNames.event_page] is other
+        assert schema_validators[DocumentNames.event_page] is other
+    finally:
+        schema_validators[DocumentNames.event_page] = stock
+
+
+def test_the_rest_of_a_validator_is_event_models_own() -> None:
+    with fast_event_page_validation():
+        validator = schema_validators[DocumentNames.event_page]
+        assert [error.message for error in validator.iter_errors({**PAGE, "time": None})]
+        assert "unevaluatedProperties" in validator.schema
+
+
+def test_what_somebody_else_puts_there_meanwhile_stays() -> None:
+    stock = schema_validators[DocumentNames.event_page]
+    other = type(stock)(schema={})
+    try:
+        with fast_event_page_validation():
+            schema_validators[DocumentNames.event_page] = other
+        assert schema_validators[DocumentNames.event_page] is other
+    finally:
+        schema_validators[DocumentNames.event_page] = stock
