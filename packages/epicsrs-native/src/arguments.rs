@@ -1,5 +1,6 @@
 //! What Python gave, checked: an error names the PV and the argument.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -7,8 +8,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt};
 
 use crate::error::{Error, Kind};
+use crate::feed::Wish;
 use crate::link::Link;
-use crate::value::Form;
+use crate::pva;
+use crate::value::{Fetch, Form};
 
 /// Longer than any experiment; whoever means for ever says None.
 const LONGEST: f64 = 1e9;
@@ -154,4 +157,58 @@ pub fn whole(pv: &str, what: &str, given: &Bound<'_, PyAny>, least: u64) -> PyRe
         )));
     }
     Ok(whole.extract().unwrap_or(u64::MAX))
+}
+
+/// What a get asks for: from the server, by the form's own request.
+pub fn fetch(pv: &str, how: &str, elements: Option<&Bound<'_, PyAny>>) -> PyResult<Fetch> {
+    Ok(Fetch {
+        form: form(pv, how)?,
+        count: count(pv, elements)?,
+        cached: false,
+        request: None,
+    })
+}
+
+/// A pvRequest, which only pvAccess has.
+pub fn request(pv: &str, link: &Link, given: Option<&str>) -> PyResult<Option<Arc<str>>> {
+    match (given, link) {
+        (None, _) => Ok(None),
+        (Some(text), Link::Ca(_)) => Err(PyValueError::new_err(format!(
+            "{pv}: request {text:?} is of pvAccess, this channel is of Channel Access"
+        ))),
+        (Some(text), Link::Pva(_)) => match pva::check_request(text) {
+            Ok(()) => Ok(Some(text.into())),
+            Err(error) => Err(PyValueError::new_err(format!("{pv}: {error}"))),
+        },
+    }
+}
+
+/// DBE_VALUE and DBE_ALARM (caeventmask.h): a new value by the record's MDEL, and a new alarm.
+const USUAL_MASK: u16 = 1 | 4;
+/// DBE_VALUE, DBE_LOG, DBE_ALARM and DBE_PROPERTY.
+const EVERY_EVENT: u64 = 1 | 2 | 4 | 8;
+
+/// What a monitor asks for.
+pub fn wish(pv: &str, link: &Link, how: &str, mask: Option<&Bound<'_, PyAny>>, asked: Option<&str>) -> PyResult<Wish> {
+    let mask = match (mask, link) {
+        (None, _) => USUAL_MASK,
+        (Some(_), Link::Pva(_)) => {
+            return Err(PyValueError::new_err(format!(
+                "{pv}: mask is of Channel Access, this channel is of pvAccess"
+            )));
+        }
+        (Some(given), Link::Ca(_)) => match whole(pv, "mask", given, 1)? {
+            bits if bits <= EVERY_EVENT => bits as u16,
+            bits => {
+                return Err(PyValueError::new_err(format!(
+                    "{pv}: mask {bits} has other bits than DBE_VALUE, DBE_LOG, DBE_ALARM and DBE_PROPERTY"
+                )));
+            }
+        },
+    };
+    Ok(Wish {
+        form: form(pv, how)?,
+        mask,
+        request: request(pv, link, asked)?,
+    })
 }

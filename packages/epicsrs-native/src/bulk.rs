@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::link::Link;
 use crate::many::each;
 use crate::runtime::{Caller, awaitable, block};
-use crate::value::{Form, Value};
+use crate::value::{Fetch, Value};
 
 /// The channels of one call, checked.
 pub struct Bulk {
@@ -111,13 +111,12 @@ impl Bulk {
 
     pub fn get(
         &self,
-        form: Form,
-        count: Option<u32>,
+        fetch: Fetch,
         columns: bool,
         limit: Limit,
     ) -> impl Future<Output = Result<Outcome, Error>> + Send + use<> {
         let pvs = self.pvs.clone();
-        let all = each(self.links.clone(), limit, move |_, link| link.get(form, count));
+        let all = each(self.links.clone(), limit, move |_, link| link.get(fetch.clone()));
         async move {
             let results = pvs.into_iter().zip(all.await);
             Ok(if columns {
@@ -137,7 +136,7 @@ impl Bulk {
         let pvs = self.pvs.clone();
         let all = each(self.links.clone(), limit, move |place, link| {
             let value = values.get(place).cloned();
-            link.put(value.unwrap_or(Value::Nothing), wait)
+            link.put(value.unwrap_or(Value::Nothing), wait, None)
         });
         async move { Ok(nothings(pvs, all.await)) }
     }

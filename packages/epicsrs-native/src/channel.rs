@@ -14,13 +14,15 @@ use crate::columns::{Columns, Results};
 use crate::convert::{exception, from_python};
 use crate::delivery::{DeliveryQueue, Queue};
 use crate::error::Error;
+use crate::feed::Wish;
 use crate::guard;
 use crate::lane::Capacity;
 use crate::link::{self, Link};
 use crate::reading::{Info, Reading};
 use crate::runtime::{Caller, at_once, awaitable, block, running_queue};
-use crate::subscription::{Subscriber, Subscription, Wanted, Watch, Watcher};
-use crate::value::{self, Form};
+use crate::subscription::{Subscriber, Subscription};
+use crate::value::{self, Fetch};
+use crate::watch::{Wanted, Watch, Watcher};
 
 /// What a call gives back.
 pub enum Outcome {
@@ -148,6 +150,20 @@ impl Channel {
         }
     }
 
+    fn fetch(
+        &self,
+        form: &str,
+        count: Option<&Bound<'_, PyAny>>,
+        cached: bool,
+        request: Option<&str>,
+    ) -> PyResult<Fetch> {
+        Ok(Fetch {
+            cached,
+            request: arguments::request(&self.pv, &self.link, request)?,
+            ..arguments::fetch(&self.pv, form, count)?
+        })
+    }
+
     /// A subscription's bounds: 1000 updates and 64 MiB without a word of the caller.
     fn capacity(&self, updates: Option<&Bound<'_, PyAny>>, bytes: Option<&Bound<'_, PyAny>>) -> PyResult<Capacity> {
         let whole = |what, given: Option<&Bound<'_, PyAny>>, usual: usize| match given {
@@ -164,6 +180,7 @@ impl Channel {
         &self,
         py: Python<'_>,
         callback: Option<Py<PyAny>>,
+        wish: &Wish,
         queue: Arc<Queue>,
         capacity: Capacity,
     ) -> PyResult<Py<Subscription>> {
@@ -173,7 +190,7 @@ impl Channel {
                 self.pv
             )));
         }
-        let subscription = Subscriber::open(py, self.pv.clone(), self.link(py)?, queue, callback, capacity)?;
+        let subscription = Subscriber::open(py, self.pv.clone(), self.link(py)?, wish, queue, callback, capacity)?;
         self.keep(subscription.get().0.clone());
         Ok(subscription)
     }
@@ -205,8 +222,8 @@ fn default_queue(py: Python<'_>) -> PyResult<Arc<Queue>> {
     Ok(delivery.cast::<DeliveryQueue>()?.get().queue.clone())
 }
 
-async fn got(link: Link, form: Form, count: Option<u32>) -> Result<Outcome, Error> {
-    link.get(form, count).await.map(Outcome::Reading)
+async fn got(link: Link, fetch: Fetch) -> Result<Outcome, Error> {
+    link.get(fetch).await.map(Outcome::Reading)
 }
 
 async fn done(call: impl Future<Output = Result<(), Error>>) -> Result<Outcome, Error> {
@@ -299,6 +316,10 @@ impl Channel {
     ///     form: "value" for the value alone, "time" with alarm and time, "ctrl" with units, precision, choices and
     ///         limits as well.
     ///     count: At most so many elements of an array; all it has without. 0 is for who wants the rest only.
+    ///     cached: True takes the last update of a running monitor of this PV in place of a request, where there is one
+    ///         with what `form` fetches and the channel is connected; `Reading.age` tells how old it is, None for a read.
+    ///     request: pvAccess only: a pvRequest, as in "field(value,alarm)" or "record[process=true]field(value)", in place
+    ///         of the one that `form` means.
     ///     timeout: Seconds for the whole call; None waits for ever.
     ///
     /// Returns:
@@ -316,39 +337,45 @@ impl Channel {
     ///
     /// Source: Channel Access, CA_PROTO_READ_NOTIFY with DBR_TIME and DBR_CTRL types; pvAccess, channel get.
     #[pyo3(
-        signature = (*, form = "time", count = None, timeout = Timeout::Usual),
-        text_signature = "($self, *, form='time', count=None, timeout=5.0)"
+        signature = (*, form = "time", count = None, cached = false, request = None, timeout = Timeout::Usual),
+        text_signature = "($self, *, form='time', count=None, cached=False, request=None, timeout=5.0)"
     )]
     fn get(
         &self,
         py: Python<'_>,
         form: &str,
         count: Option<Bound<'_, PyAny>>,
+        cached: bool,
+        request: Option<&str>,
         timeout: Timeout<'_>,
     ) -> PyResult<Py<Reading>> {
         let limit = self.limit(&timeout)?;
-        let form = arguments::form(&self.pv, form)?;
-        let count = arguments::count(&self.pv, count.as_ref())?;
-        let reading = block(py, &self.caller(), limit, self.link(py)?.get(form, count))?;
+        let link = self.link(py)?;
+        let fetch = self.fetch(form, count.as_ref(), cached, request)?;
+        let reading = match link.cached(&fetch) {
+            Some(reading) => reading,
+            None => block(py, &self.caller(), limit, link.get(fetch))?,
+        };
         Reading::new(py, reading)
     }
 
     /// Awaitable twin of `get`.
     #[pyo3(
-        signature = (*, form = "time", count = None, timeout = Timeout::Usual),
-        text_signature = "($self, *, form='time', count=None, timeout=5.0)"
+        signature = (*, form = "time", count = None, cached = false, request = None, timeout = Timeout::Usual),
+        text_signature = "($self, *, form='time', count=None, cached=False, request=None, timeout=5.0)"
     )]
     fn get_async<'py>(
         &self,
         py: Python<'py>,
         form: &str,
         count: Option<Bound<'py, PyAny>>,
+        cached: bool,
+        request: Option<&str>,
         timeout: Timeout<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.limit(&timeout)?;
-        let form = arguments::form(&self.pv, form)?;
-        let count = arguments::count(&self.pv, count.as_ref())?;
-        awaitable(py, &self.caller(), limit, got(self.link(py)?, form, count))
+        let fetch = self.fetch(form, count.as_ref(), cached, request)?;
+        awaitable(py, &self.caller(), limit, got(self.link(py)?, fetch))
     }
 
     /// Write the PV.
@@ -360,6 +387,7 @@ impl Channel {
     ///     wait: True returns when the record has finished processing. False returns as soon as the request is queued
     ///         in its order (Channel Access; a later refusal goes to `on_error` and is counted in `refused`) or taken by
     ///         the server (pvAccess).
+    ///     request: pvAccess only: a pvRequest in place of the one that `wait` means.
     ///     timeout: Seconds for the whole call, the record's processing included; None waits for ever.
     ///
     /// Raises:
@@ -374,36 +402,46 @@ impl Channel {
     /// Source: Channel Access, CA_PROTO_WRITE_NOTIFY and CA_PROTO_WRITE; pvAccess, channel put with
     /// `record[block=true]`.
     #[pyo3(
-        signature = (value, *, wait = true, timeout = Timeout::Usual),
-        text_signature = "($self, value, *, wait=True, timeout=5.0)"
+        signature = (value, *, wait = true, request = None, timeout = Timeout::Usual),
+        text_signature = "($self, value, *, wait=True, request=None, timeout=5.0)"
     )]
-    fn put(&self, py: Python<'_>, value: &Bound<'_, PyAny>, wait: bool, timeout: Timeout<'_>) -> PyResult<()> {
+    fn put(
+        &self,
+        py: Python<'_>,
+        value: &Bound<'_, PyAny>,
+        wait: bool,
+        request: Option<&str>,
+        timeout: Timeout<'_>,
+    ) -> PyResult<()> {
         let limit = self.limit(&timeout)?;
         let link = self.link(py)?;
+        let request = arguments::request(&self.pv, &link, request)?;
         let value = from_python(&self.pv, value)?;
         if wait {
-            block(py, &self.caller(), limit, link.put(value, wait))
+            block(py, &self.caller(), limit, link.put(value, wait, request))
         } else {
-            at_once(py, &self.caller(), limit, link.put(value, wait))
+            at_once(py, &self.caller(), limit, link.put(value, wait, request))
         }
     }
 
     /// Awaitable twin of `put`; sent in the order of the calls, awaited or not.
     #[pyo3(
-        signature = (value, *, wait = true, timeout = Timeout::Usual),
-        text_signature = "($self, value, *, wait=True, timeout=5.0)"
+        signature = (value, *, wait = true, request = None, timeout = Timeout::Usual),
+        text_signature = "($self, value, *, wait=True, request=None, timeout=5.0)"
     )]
     fn put_async<'py>(
         &self,
         py: Python<'py>,
         value: &Bound<'py, PyAny>,
         wait: bool,
+        request: Option<&str>,
         timeout: Timeout<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.limit(&timeout)?;
         let link = self.link(py)?;
+        let request = arguments::request(&self.pv, &link, request)?;
         let value = from_python(&self.pv, value)?;
-        awaitable(py, &self.caller(), limit, done(link.put(value, wait)))
+        awaitable(py, &self.caller(), limit, done(link.put(value, wait, request)))
     }
 
     /// Have every update of the PV delivered, the present value first.
@@ -411,6 +449,12 @@ impl Channel {
     /// Args:
     ///     callback: Called with a Reading for each update, in the order of the wire. None makes the Subscription an
     ///         async iterator.
+    ///     form: "value" (pvAccess), "time", or "ctrl": each reading has the PV's metadata as well, and a change of units,
+    ///         precision, choices or limits makes an update.
+    ///     mask: Channel Access only: the events that make an update, a sum of DBE_VALUE (1, a new value beyond the
+    ///         record's MDEL), DBE_LOG (2, beyond ADEL), DBE_ALARM (4) and DBE_PROPERTY (8); 5 without.
+    ///     request: pvAccess only: a pvRequest, as in "record[queueSize=10]field(value)", in place of the one that `form`
+    ///         means.
     ///     delivery: Where the callback runs; native's own thread without.
     ///     queue: At most so many updates wait for the callback; then the oldest is dropped and counted in
     ///         `Subscription.dropped`, the last never. 1 is latest-wins.
@@ -427,16 +471,19 @@ impl Channel {
     ///     RemoteError: The server refused.
     ///     ValueError, TypeError: Bad arguments, or a closed channel.
     ///
-    /// Source: Channel Access, CA_PROTO_EVENT_ADD with DBE_VALUE, DBE_LOG and DBE_ALARM; pvAccess, channel monitor.
+    /// Source: Channel Access, CA_PROTO_EVENT_ADD; pvAccess, channel monitor.
     #[pyo3(
-        signature = (callback = None, *, delivery = None, queue = None, queue_bytes = None, wait = true, timeout = Timeout::Usual),
-        text_signature = "($self, callback=None, *, delivery=None, queue=1000, queue_bytes=67108864, wait=True, timeout=5.0)"
+        signature = (callback = None, *, form = "time", mask = None, request = None, delivery = None, queue = None, queue_bytes = None, wait = true, timeout = Timeout::Usual),
+        text_signature = "($self, callback=None, *, form='time', mask=None, request=None, delivery=None, queue=1000, queue_bytes=67108864, wait=True, timeout=5.0)"
     )]
     #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
     fn monitor(
         &self,
         py: Python<'_>,
         callback: Option<Py<PyAny>>,
+        form: &str,
+        mask: Option<Bound<'_, PyAny>>,
+        request: Option<&str>,
         delivery: Option<Bound<'_, PyAny>>,
         queue: Option<Bound<'_, PyAny>>,
         queue_bytes: Option<Bound<'_, PyAny>>,
@@ -444,10 +491,10 @@ impl Channel {
         timeout: Timeout<'_>,
     ) -> PyResult<Py<Subscription>> {
         let limit = self.limit(&timeout)?;
-        self.link(py)?;
+        let wish = arguments::wish(&self.pv, &self.link(py)?, form, mask.as_ref(), request)?;
         let capacity = self.capacity(queue.as_ref(), queue_bytes.as_ref())?;
         let lane = self.queue(delivery.as_ref(), || default_queue(py))?;
-        let subscription = self.subscriber(py, callback, lane, capacity)?;
+        let subscription = self.subscriber(py, callback, &wish, lane, capacity)?;
         if wait {
             let subscriber = subscription.get().0.clone();
             let starting = Starting(Some((subscriber, subscription.clone_ref(py))));
@@ -458,14 +505,17 @@ impl Channel {
 
     /// Awaitable twin of `monitor`; without a delivery the callback runs in the running loop.
     #[pyo3(
-        signature = (callback = None, *, delivery = None, queue = None, queue_bytes = None, wait = true, timeout = Timeout::Usual),
-        text_signature = "($self, callback=None, *, delivery=None, queue=1000, queue_bytes=67108864, wait=True, timeout=5.0)"
+        signature = (callback = None, *, form = "time", mask = None, request = None, delivery = None, queue = None, queue_bytes = None, wait = true, timeout = Timeout::Usual),
+        text_signature = "($self, callback=None, *, form='time', mask=None, request=None, delivery=None, queue=1000, queue_bytes=67108864, wait=True, timeout=5.0)"
     )]
     #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
     fn monitor_async<'py>(
         &self,
         py: Python<'py>,
         callback: Option<Py<PyAny>>,
+        form: &str,
+        mask: Option<Bound<'py, PyAny>>,
+        request: Option<&str>,
         delivery: Option<Bound<'py, PyAny>>,
         queue: Option<Bound<'py, PyAny>>,
         queue_bytes: Option<Bound<'py, PyAny>>,
@@ -473,10 +523,10 @@ impl Channel {
         timeout: Timeout<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.limit(&timeout)?;
-        self.link(py)?;
+        let wish = arguments::wish(&self.pv, &self.link(py)?, form, mask.as_ref(), request)?;
         let capacity = self.capacity(queue.as_ref(), queue_bytes.as_ref())?;
         let lane = self.queue(delivery.as_ref(), || running_queue(py))?;
-        let subscription = self.subscriber(py, callback, lane, capacity)?;
+        let subscription = self.subscriber(py, callback, &wish, lane, capacity)?;
         let starting = Starting(Some((subscription.get().0.clone(), subscription)));
         awaitable(py, &self.caller(), limit, starting.started(wait))
     }

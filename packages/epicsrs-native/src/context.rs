@@ -157,11 +157,8 @@ impl Context {
     ) -> PyResult<Py<PyAny>> {
         let bulk = Bulk::parse(py, &self.0, channels)?;
         let limit = Limit::parse(bulk.name(), &timeout)?;
-        let (form, count) = (
-            arguments::form(bulk.name(), form)?,
-            arguments::count(bulk.name(), count.as_ref())?,
-        );
-        bulk.block(py, bulk.get(form, count, columns, limit))
+        let fetch = arguments::fetch(bulk.name(), form, count.as_ref())?;
+        bulk.block(py, bulk.get(fetch, columns, limit))
     }
 
     /// Awaitable twin of `get_many`: one future for all of them.
@@ -180,11 +177,8 @@ impl Context {
     ) -> PyResult<Bound<'py, PyAny>> {
         let bulk = Bulk::parse(py, &self.0, channels)?;
         let limit = Limit::parse(bulk.name(), &timeout)?;
-        let (form, count) = (
-            arguments::form(bulk.name(), form)?,
-            arguments::count(bulk.name(), count.as_ref())?,
-        );
-        bulk.awaitable(py, bulk.get(form, count, columns, limit))
+        let fetch = arguments::fetch(bulk.name(), form, count.as_ref())?;
+        bulk.awaitable(py, bulk.get(fetch, columns, limit))
     }
 
     /// Write many PVs, all of them sent before the first answers, in the order of the channels.

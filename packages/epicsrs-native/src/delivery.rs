@@ -28,7 +28,8 @@ use crate::logging;
 use crate::reading::Reading;
 use crate::runtime::SLICE;
 use crate::submitted::submit;
-use crate::subscription::{Subscriber, Watcher};
+use crate::subscription::Subscriber;
+use crate::watch::Watcher;
 
 /// Taken at once by the owner: one GIL take for so many.
 const BATCH: usize = 512;

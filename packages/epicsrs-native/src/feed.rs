@@ -1,15 +1,26 @@
-//! One subscription on the wire, shared by all who monitor the channel.
+//! Subscriptions on the wire, each shared by all who monitor the channel in the same way.
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use crate::error::Error;
-use crate::value::Reading;
+use crate::value::{Form, Metadata, Reading};
 
 /// Takes updates on the network's side: it only queues.
 pub type Sink = Arc<dyn Fn(Result<&Arc<Reading>, &Error>) + Send + Sync>;
+
+/// What a monitor asks of the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    pub form: Form,
+    /// Channel Access: the events that make an update (DBE bits of caeventmask.h).
+    pub mask: u16,
+    /// pvAccess: a pvRequest in place of the one that `form` means.
+    pub request: Option<Arc<str>>,
+}
 
 #[derive(Default)]
 struct State {
@@ -22,9 +33,11 @@ struct State {
     closed: bool,
 }
 
-/// A channel's feed; empty until the first sink joins.
-#[derive(Default)]
-pub struct Feed(Mutex<State>);
+/// One subscription; on the wire while somebody takes its updates.
+pub struct Feed {
+    pub wish: Wish,
+    state: Mutex<State>,
+}
 
 /// What a sink found when it joined.
 pub enum Joined {
@@ -33,10 +46,51 @@ pub enum Joined {
     Later(u64),
 }
 
+/// A channel's feeds.
+#[derive(Default)]
+pub struct Feeds(Mutex<Vec<Arc<Feed>>>);
+
+impl Feeds {
+    /// The one feed for this wish.
+    pub fn of(&self, wish: &Wish) -> Arc<Feed> {
+        let mut feeds = self.0.lock();
+        if let Some(feed) = feeds.iter().find(|feed| feed.wish == *wish) {
+            return feed.clone();
+        }
+        let feed = Arc::new(Feed {
+            wish: wish.clone(),
+            state: Mutex::default(),
+        });
+        feeds.push(feed.clone());
+        feed
+    }
+
+    /// Those that somebody takes updates of.
+    pub fn open(&self) -> Vec<Arc<Feed>> {
+        self.0.lock().iter().filter(|feed| feed.is_open()).cloned().collect()
+    }
+
+    /// The last update that has at least what `form` fetches, of any running monitor of the whole value.
+    pub fn last(&self, form: Form) -> Option<Arc<Reading>> {
+        let feeds = self.0.lock();
+        let mut whole = feeds.iter().filter(|feed| feed.wish.request.is_none());
+        whole.find_map(|feed| {
+            let serves = form != Form::Ctrl || feed.wish.form == Form::Ctrl;
+            feed.state.lock().last.clone().filter(|_| serves)
+        })
+    }
+
+    pub fn went_down(&self) {
+        for feed in self.0.lock().iter() {
+            feed.went_down();
+        }
+    }
+}
+
 impl Feed {
     /// Add a sink; one that comes late is given the last update, in order with those that follow.
     pub fn join(&self, sink: Sink) -> Joined {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.next += 1;
         let id = state.next;
         let first = state.sinks.is_empty();
@@ -57,7 +111,7 @@ impl Feed {
 
     /// Remove a sink; the last one closes the subscription on the wire.
     pub fn leave(&self, id: u64) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.sinks.retain(|(other, _)| *other != id);
         if state.sinks.is_empty() {
             state.closed = true;
@@ -71,28 +125,33 @@ impl Feed {
 
     /// Keep what holds the subscription open, unless everybody left while it was opened.
     pub fn opened(&self, wire: Box<dyn Any + Send>) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if !state.closed {
             state.wire = Some(wire);
         }
     }
 
     pub fn is_open(&self) -> bool {
-        !self.0.lock().sinks.is_empty()
+        !self.state.lock().sinks.is_empty()
     }
 
-    pub fn update(&self, reading: Reading) {
-        let mut state = self.0.lock();
-        state.failed = None;
-        let reading = Arc::new(reading);
-        for (_, sink) in &state.sinks {
-            sink(Ok(&reading));
-        }
-        state.last = Some(reading);
+    pub fn update(&self, mut reading: Reading) {
+        reading.received = Some(Instant::now());
+        send(&mut self.state.lock(), reading);
+    }
+
+    /// The properties changed, and the value did not.
+    pub fn refresh(&self, metadata: &Arc<Metadata>) {
+        let mut state = self.state.lock();
+        let Some(last) = &state.last else { return };
+        let mut reading = (**last).clone();
+        reading.metadata = Some(metadata.clone());
+        reading.value = reading.value.relabelled(metadata.choices.as_ref());
+        send(&mut state, reading);
     }
 
     pub fn fail(&self, error: &Error) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         for (_, sink) in &state.sinks {
             sink(Err(error));
         }
@@ -100,7 +159,16 @@ impl Feed {
     }
 
     /// The channel went down: what was last is no longer the present.
-    pub fn went_down(&self) {
-        self.0.lock().last = None;
+    fn went_down(&self) {
+        self.state.lock().last = None;
     }
+}
+
+fn send(state: &mut State, reading: Reading) {
+    state.failed = None;
+    let reading = Arc::new(reading);
+    for (_, sink) in &state.sinks {
+        sink(Ok(&reading));
+    }
+    state.last = Some(reading);
 }

@@ -30,6 +30,7 @@ mod runtime;
 mod submitted;
 mod subscription;
 mod value;
+mod watch;
 
 /// glibc gives each large buffer back to the kernel: three times the CPU for an array of 8 MB.
 #[global_allocator]
@@ -67,7 +68,9 @@ mod _native {
     #[pymodule_export]
     use crate::runtime::Ticket;
     #[pymodule_export]
-    use crate::subscription::{Subscription, Watch};
+    use crate::subscription::Subscription;
+    #[pymodule_export]
+    use crate::watch::Watch;
     use pyo3::prelude::*;
 
     #[pymodule_init]

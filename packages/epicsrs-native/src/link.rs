@@ -5,9 +5,9 @@ use std::sync::Arc;
 use crate::ca::CaLink;
 use crate::error::Error;
 use crate::events::Events;
-use crate::feed::Feed;
+use crate::feed::{Feed, Feeds};
 use crate::pva::PvaLink;
-use crate::value::{Form, Reading, Value};
+use crate::value::{Fetch, Reading, Value};
 
 #[derive(Clone)]
 pub enum Link {
@@ -40,10 +40,10 @@ impl Link {
         }
     }
 
-    pub fn feed(&self) -> &Feed {
+    pub fn feeds(&self) -> &Feeds {
         match self {
-            Self::Ca(link) => link.feed(),
-            Self::Pva(link) => link.feed(),
+            Self::Ca(link) => link.feeds(),
+            Self::Pva(link) => link.feeds(),
         }
     }
 
@@ -52,17 +52,31 @@ impl Link {
         Ok(())
     }
 
-    pub async fn get(self, form: Form, count: Option<u32>) -> Result<Reading, Error> {
+    pub async fn get(self, fetch: Fetch) -> Result<Reading, Error> {
+        if let Some(reading) = self.cached(&fetch) {
+            return Ok(reading);
+        }
         match self {
-            Self::Ca(link) => link.get(form, count).await,
-            Self::Pva(link) => link.get(form, count).await,
+            Self::Ca(link) => link.get(fetch.form, fetch.count).await,
+            Self::Pva(link) => link.get(fetch).await,
         }
     }
 
-    pub async fn put(self, value: Value, wait: bool) -> Result<(), Error> {
+    /// What a running monitor of the connected channel has brought, where that will do.
+    pub fn cached(&self, fetch: &Fetch) -> Option<Reading> {
+        let last = fetch.cached.then(|| self.feeds().last(fetch.form)).flatten()?;
+        let mut reading = (*last).clone();
+        reading.value = match fetch.count {
+            Some(count) => reading.value.first(count as usize),
+            None => reading.value,
+        };
+        Some(reading)
+    }
+
+    pub async fn put(self, value: Value, wait: bool, request: Option<Arc<str>>) -> Result<(), Error> {
         match self {
             Self::Ca(link) => link.put(value, wait).await,
-            Self::Pva(link) => link.put(value, wait).await,
+            Self::Pva(link) => link.put(value, wait, request).await,
         }
     }
 
@@ -74,10 +88,10 @@ impl Link {
     }
 
     /// Open the feed's subscription on the wire, now or when the channel connects.
-    pub fn subscribe(&self) {
+    pub fn subscribe(&self, feed: Arc<Feed>) {
         match self {
-            Self::Ca(link) => link.subscribe(),
-            Self::Pva(link) => link.subscribe(),
+            Self::Ca(link) => link.subscribe(feed),
+            Self::Pva(link) => link.subscribe(feed),
         }
     }
 }

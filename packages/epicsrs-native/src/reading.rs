@@ -1,5 +1,8 @@
 //! What Python sees of a reading, its metadata and a channel's info.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
@@ -12,12 +15,12 @@ pub struct Reading {
     value: Py<PyAny>,
     alarm: Option<value::Alarm>,
     timestamp: Option<i64>,
-    metadata: Option<Py<Metadata>>,
+    metadata: Option<Arc<value::Metadata>>,
+    received: Option<Instant>,
 }
 
 impl Reading {
     pub fn new(py: Python<'_>, reading: value::Reading) -> PyResult<Py<Self>> {
-        let metadata = reading.metadata.map(|m| Py::new(py, Metadata(m))).transpose()?;
         let value = to_python(py, reading.value)?;
         Py::new(
             py,
@@ -25,7 +28,8 @@ impl Reading {
                 value,
                 alarm: reading.alarm,
                 timestamp: reading.timestamp,
-                metadata,
+                metadata: reading.metadata,
+                received: reading.received,
             },
         )
     }
@@ -73,10 +77,16 @@ impl Reading {
             .transpose()
     }
 
-    /// Units, precision, choices and limits; with `form="ctrl"`.
+    /// Units, precision, choices and limits, as they were when the reading came; with `form="ctrl"`.
     #[getter]
-    fn metadata(&self, py: Python<'_>) -> Option<Py<Metadata>> {
-        self.metadata.as_ref().map(|m| m.clone_ref(py))
+    fn metadata(&self) -> Option<Metadata> {
+        self.metadata.clone().map(Metadata)
+    }
+
+    /// Seconds since a monitor received it, by this machine's clock; None for the answer to a request.
+    #[getter]
+    fn age(&self) -> Option<f64> {
+        self.received.map(|received| received.elapsed().as_secs_f64())
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
@@ -94,7 +104,7 @@ impl Reading {
 
 /// What a server says of a PV beside its value; None where it says nothing.
 #[pyclass(frozen, module = "epicsrs_native._native")]
-pub struct Metadata(value::Metadata);
+pub struct Metadata(Arc<value::Metadata>);
 
 #[pymethods]
 impl Metadata {

@@ -1,6 +1,7 @@
 //! Values, alarms, times and metadata as both protocols mean them: plain data, no Python, no wire.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Text as it came off the wire; usually UTF-8, never checked to be.
 pub type Text = Vec<u8>;
@@ -58,6 +59,18 @@ pub enum Form {
     Ctrl,
 }
 
+/// What a get asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    pub form: Form,
+    /// At most so many elements of an array.
+    pub count: Option<u32>,
+    /// The last update of a running monitor will do.
+    pub cached: bool,
+    /// pvAccess: a pvRequest in place of the one that `form` means.
+    pub request: Option<Arc<str>>,
+}
+
 /// 0 none, 1 minor, 2 major, 3 invalid, 4 undefined (PVA only). `status` is numbered per protocol.
 #[derive(Clone, Debug)]
 pub struct Alarm {
@@ -87,13 +100,47 @@ pub struct Metadata {
     pub description: Option<Text>,
 }
 
+fn bits(pair: Pair) -> Option<(u64, u64)> {
+    pair.map(|(low, high)| (low.to_bits(), high.to_bits()))
+}
+
+impl Limits {
+    fn same(&self, other: &Self) -> bool {
+        [
+            (self.display, other.display),
+            (self.control, other.control),
+            (self.warning, other.warning),
+            (self.alarm, other.alarm),
+        ]
+        .iter()
+        .all(|(one, two)| bits(*one) == bits(*two))
+    }
+}
+
+impl Metadata {
+    /// Whether they say the same; NaN is the same as NaN.
+    pub fn same(&self, other: &Self) -> bool {
+        let limits = match (&self.limits, &other.limits) {
+            (Some(one), Some(two)) => one.same(two),
+            (one, two) => one.is_none() && two.is_none(),
+        };
+        limits
+            && self.units == other.units
+            && self.precision == other.precision
+            && self.choices == other.choices
+            && self.description == other.description
+    }
+}
+
 #[derive(Clone)]
 pub struct Reading {
     pub value: Value,
     pub alarm: Option<Alarm>,
     /// Nanoseconds since the UNIX epoch, the IOC's clock.
     pub timestamp: Option<i64>,
-    pub metadata: Option<Metadata>,
+    pub metadata: Option<Arc<Metadata>>,
+    /// When a subscription brought it; None for the answer to a get.
+    pub received: Option<Instant>,
 }
 
 impl Reading {
@@ -103,6 +150,7 @@ impl Reading {
             alarm: None,
             timestamp: None,
             metadata: None,
+            received: None,
         }
     }
 
@@ -215,6 +263,17 @@ impl Value {
     pub fn first(self, count: usize) -> Self {
         match self {
             Self::Array(array) => Self::Array(array.first(count)),
+            other => other,
+        }
+    }
+
+    /// An enum with these labels; anything else as it is.
+    pub fn relabelled(self, known: Option<&Choices>) -> Self {
+        match self {
+            Self::Enum { index, .. } if known.is_some() => Self::Enum {
+                index,
+                choices: known.cloned(),
+            },
             other => other,
         }
     }

@@ -20,7 +20,7 @@ from epicsrs_native._native import (
 )
 from epicsrs_native.delivery import Delivery, get_delivery
 from epicsrs_native.errors import AccessDeniedError, EpicsError, NotConnectedError, RemoteError, ReplyTimeoutError
-from epicsrs_native.values import EnumValue
+from epicsrs_native.values import DBE_ALARM, DBE_LOG, DBE_PROPERTY, DBE_VALUE, EnumValue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABI",
+    "DBE_ALARM",
+    "DBE_LOG",
+    "DBE_PROPERTY",
+    "DBE_VALUE",
     "AccessDeniedError",
     "Channel",
     "Columns",

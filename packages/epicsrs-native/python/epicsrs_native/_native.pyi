@@ -135,16 +135,37 @@ class Channel:
     def refused(self) -> int: ...
     def connect(self, *, timeout: float | None = 5.0) -> None: ...
     def connect_async(self, *, timeout: float | None = 5.0) -> Operation[None]: ...
-    def get(self, *, form: _Form = "time", count: int | None = None, timeout: float | None = 5.0) -> Reading: ...
+    def get(
+        self,
+        *,
+        form: _Form = "time",
+        count: int | None = None,
+        cached: bool = False,
+        request: str | None = None,
+        timeout: float | None = 5.0,
+    ) -> Reading: ...
     def get_async(
-        self, *, form: _Form = "time", count: int | None = None, timeout: float | None = 5.0
+        self,
+        *,
+        form: _Form = "time",
+        count: int | None = None,
+        cached: bool = False,
+        request: str | None = None,
+        timeout: float | None = 5.0,
     ) -> Operation[Reading]: ...
-    def put(self, value: object, *, wait: bool = True, timeout: float | None = 5.0) -> None: ...
-    def put_async(self, value: object, *, wait: bool = True, timeout: float | None = 5.0) -> Operation[None]: ...
+    def put(
+        self, value: object, *, wait: bool = True, request: str | None = None, timeout: float | None = 5.0
+    ) -> None: ...
+    def put_async(
+        self, value: object, *, wait: bool = True, request: str | None = None, timeout: float | None = 5.0
+    ) -> Operation[None]: ...
     def monitor(
         self,
         callback: Callable[[Reading], object] | None = None,
         *,
+        form: _Form = "time",
+        mask: int | None = None,
+        request: str | None = None,
         delivery: DeliveryQueue | None = None,
         queue: int = 1000,
         queue_bytes: int = 67108864,
@@ -155,6 +176,9 @@ class Channel:
         self,
         callback: Callable[[Reading], object] | None = None,
         *,
+        form: _Form = "time",
+        mask: int | None = None,
+        request: str | None = None,
         delivery: DeliveryQueue | None = None,
         queue: int = 1000,
         queue_bytes: int = 67108864,
@@ -210,6 +234,8 @@ class Reading:
     def message(self) -> str | None: ...
     @property
     def metadata(self) -> Metadata | None: ...
+    @property
+    def age(self) -> float | None: ...
 
 @final
 class Metadata:

@@ -1,5 +1,11 @@
 """Values that a stable-ABI extension cannot define itself."""
 
+# Events of a Channel Access monitor's mask (caeventmask.h).
+DBE_VALUE = 1
+DBE_LOG = 2
+DBE_ALARM = 4
+DBE_PROPERTY = 8
+
 
 class EnumValue(int):
     """An enum's index that knows its label: an ``int`` in every comparison and format.

@@ -2,24 +2,24 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use epics_base_rs::error::{CaError, eca};
 use epics_base_rs::server::snapshot::Snapshot;
 use epics_base_rs::types::DbFieldType;
-use epics_ca_rs::client::{CaChannel, ConnectionEvent, ReqCount};
-use epics_ca_rs::protocol::{DBE_ALARM, DBE_LOG, DBE_VALUE};
+use epics_ca_rs::client::{CaChannel, ConnectionEvent, MonitorHandle, ReqCount};
 use parking_lot::Mutex;
 
 use super::CaContext;
 use super::failure::{Refusal, failure, read_refusal, type_name, write_refusal};
 use super::gate::Gate;
 use super::line::Line;
+use super::properties::{News, Properties};
 use super::value;
 use crate::error::Error;
 use crate::events::Events;
-use crate::feed::Feed;
+use crate::feed::{Feed, Feeds};
 use crate::link::Info;
 use crate::value::{Choices, Form, Reading, Value};
 
@@ -31,21 +31,15 @@ pub struct CaLink {
     context: Arc<CaContext>,
     channel: OnceLock<CaChannel>,
     events: Events,
-    feed: Feed,
-    choices: Mutex<Labels>,
-    gate: Mutex<Option<Arc<Gate>>>,
-    waiting: Line,
+    feeds: Feeds,
+    properties: Mutex<Properties>,
+    /// Whether property events are subscribed to: of an enum from its connection on, of others since a monitor wants them.
+    watching: AtomicBool,
+    watch: Mutex<Option<MonitorHandle>>,
     /// Counts the losses, and so names the present connection.
     connection: AtomicU64,
-}
-
-/// An enum's choices on the present connection, and the updates that wait for them.
-#[derive(Default)]
-enum Labels {
-    #[default]
-    Unknown,
-    Asked(Vec<Reading>),
-    Known(Choices),
+    gate: Mutex<Option<Arc<Gate>>>,
+    waiting: Line,
 }
 
 impl Drop for CaLink {
@@ -65,11 +59,13 @@ impl CaLink {
             context: context.clone(),
             channel: OnceLock::new(),
             events: Events::default(),
-            feed: Feed::default(),
-            choices: Mutex::default(),
+            feeds: Feeds::default(),
+            properties: Mutex::default(),
+            watching: AtomicBool::new(false),
+            watch: Mutex::default(),
+            connection: AtomicU64::new(0),
             gate: Mutex::default(),
             waiting: Line::default(),
-            connection: AtomicU64::new(0),
         });
         let weak = Arc::downgrade(&link);
         let sink = Arc::new(move |event| {
@@ -85,27 +81,28 @@ impl CaLink {
         &self.events
     }
 
-    pub fn feed(&self) -> &Feed {
-        &self.feed
+    pub fn feeds(&self) -> &Feeds {
+        &self.feeds
     }
 
     /// In the coordinator's turn: connection events in order with the updates around them.
     fn happened(self: &Arc<Self>, event: ConnectionEvent) {
         match event {
             ConnectionEvent::Connected => {
-                let access = self.channel().access_rights();
                 self.find_gate();
-                let rights = (Some(access.read), Some(access.write));
-                if matches!(self.channel().native_field_type(), Ok(DbFieldType::Enum)) {
-                    self.ask_labels(rights);
-                } else {
-                    self.events.came_up(rights);
+                let wanted = self.feeds.open().iter().any(|feed| feed.wish.form == Form::Ctrl);
+                if self.is_enum() || wanted {
+                    self.ask_properties();
+                }
+                // An enum is up when its choices are known, so that no label has to wait or be guessed.
+                if !self.is_enum() {
+                    self.came_up();
                 }
             }
             ConnectionEvent::Disconnected => {
                 self.connection.fetch_add(1, Ordering::SeqCst);
-                *self.choices.lock() = Labels::Unknown;
-                self.feed.went_down();
+                *self.properties.lock() = Properties::Unknown;
+                self.feeds.went_down();
                 self.events.went_down();
             }
             ConnectionEvent::AccessRightsChanged { read, write } => {
@@ -135,14 +132,23 @@ impl CaLink {
         }
     }
 
-    /// Ask for an enum's choices, once per connection: DBR_TIME_ENUM carries the index only. The channel is up when
-    /// they are known, so that no label has to wait or be guessed.
-    fn ask_labels(self: &Arc<Self>, rights: (Option<bool>, Option<bool>)) {
-        *self.choices.lock() = Labels::Asked(Vec::new());
+    fn is_enum(&self) -> bool {
+        matches!(self.channel().native_field_type(), Ok(DbFieldType::Enum))
+    }
+
+    fn came_up(&self) {
+        let access = self.channel().access_rights();
+        self.events.came_up((Some(access.read), Some(access.write)));
+    }
+
+    /// Ask for the properties of the present connection: DBR_TIME carries none, and of an enum the index only.
+    fn ask_properties(self: &Arc<Self>) {
+        *self.properties.lock() = Properties::Asked(Vec::new());
         let connection = self.connection.load(Ordering::SeqCst);
         let asked = self
             .channel()
-            .get_callback(DbFieldType::Enum.ctrl_dbr_type(), ReqCount::Fixed(1))
+            .native_field_type()
+            .and_then(|native| self.channel().get_callback(native.ctrl_dbr_type(), ReqCount::Fixed(1)))
             .map(|answer| Box::pin(answer) as Answer<Snapshot>);
         let link = self.clone();
         self.context.handle.spawn(async move {
@@ -151,37 +157,60 @@ impl CaLink {
                 Err(error) => Err(error),
             };
             // An answer of a connection that is no more says nothing of this one.
-            if link.connection.load(Ordering::SeqCst) != connection || matches!(answer, Err(CaError::Disconnected)) {
-                return;
+            if link.connection.load(Ordering::SeqCst) == connection {
+                link.properties_came(answer);
             }
-            // A server that refuses the choices still serves the index.
-            link.know(
-                answer
-                    .ok()
-                    .as_ref()
-                    .and_then(value::choices)
-                    .unwrap_or_else(|| Arc::from([])),
-            );
-            link.events.came_up(rights);
+        });
+        self.watch_properties();
+    }
+
+    /// Have the server tell whenever they change (DBE_PROPERTY), from now on and with each connection.
+    fn watch_properties(self: &Arc<Self>) {
+        if self.watching.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let link = self.clone();
+        self.context.handle.spawn(async move {
+            let weak = Arc::downgrade(&link);
+            let sink = Arc::new(move |update: Result<Snapshot, CaError>| {
+                // What was asked for has an answer already; a server need not know of property events.
+                if let Some(link) = weak.upgrade().filter(|_| update.is_ok()) {
+                    link.properties_came(update);
+                }
+            });
+            let opened = link.channel().subscribe_properties_with_sink(sink).await;
+            *link.watch.lock() = opened.ok();
         });
     }
 
-    /// The choices are known: the updates that waited for them go out, in order.
-    fn know(&self, choices: Choices) {
-        let mut labels = self.choices.lock();
-        let waited = std::mem::replace(&mut *labels, Labels::Known(choices.clone()));
-        if let Labels::Asked(waited) = waited {
-            for reading in waited {
-                self.feed.update(labelled(reading, &choices));
+    fn properties_came(&self, update: Result<Snapshot, CaError>) {
+        let Ok(native) = self.channel().native_field_type() else {
+            return;
+        };
+        let metadata = match update {
+            Ok(snapshot) => Arc::new(value::metadata(&snapshot, native)),
+            Err(CaError::Disconnected) => return,
+            Err(CaError::ServerError(status)) if status == eca::ECA_DISCONN => return,
+            // A server that refuses to tell them still serves the value.
+            Err(_) => Arc::default(),
+        };
+        let mut properties = self.properties.lock();
+        match properties.know(metadata.clone()) {
+            News::First => {
+                drop(properties);
+                self.came_up();
+                return;
             }
+            News::None => return,
+            News::Changed => {}
+        }
+        for feed in self.feeds.open().iter().filter(|feed| feed.wish.form == Form::Ctrl) {
+            feed.refresh(&metadata);
         }
     }
 
     fn known_choices(&self) -> Option<Choices> {
-        match &*self.choices.lock() {
-            Labels::Known(choices) if !choices.is_empty() => Some(choices.clone()),
-            _ => None,
-        }
+        self.properties.lock().choices()
     }
 
     /// Do `issue` as soon as the channel is up and its circuit has room, in the order of the calls to one circuit.
@@ -251,7 +280,7 @@ impl CaLink {
             Form::Value => Reading::bare(reading.value),
             Form::Time => reading,
             Form::Ctrl => Reading {
-                metadata: ctrl.as_ref().map(|ctrl| value::metadata(ctrl, native)),
+                metadata: ctrl.as_ref().map(|ctrl| Arc::new(value::metadata(ctrl, native))),
                 ..reading
             },
         })
@@ -296,47 +325,37 @@ impl CaLink {
         .await
     }
 
-    pub fn subscribe(self: &Arc<Self>) {
+    pub fn subscribe(self: &Arc<Self>, feed: Arc<Feed>) {
+        let unknown = matches!(*self.properties.lock(), Properties::Unknown);
+        if feed.wish.form == Form::Ctrl && unknown && self.events.connected() {
+            self.ask_properties();
+        }
         let link = self.clone();
         self.context.handle.spawn(async move {
             let weak = Arc::downgrade(&link);
+            let for_sink = feed.clone();
             let sink = Arc::new(move |update| {
                 if let Some(link) = weak.upgrade() {
-                    link.updated(update);
+                    link.updated(&for_sink, update);
                 }
             });
-            match link
-                .channel()
-                .subscribe_with_sink(DBE_VALUE | DBE_LOG | DBE_ALARM, sink)
-                .await
-            {
-                Ok(wire) => link.feed.opened(Box::new(wire)),
-                Err(error) => link.feed.fail(&failure(error)),
+            match link.channel().subscribe_with_sink(feed.wish.mask, sink).await {
+                Ok(wire) => feed.opened(Box::new(wire)),
+                Err(error) => feed.fail(&failure(error)),
             }
         });
     }
 
     /// In the coordinator's turn.
-    fn updated(&self, update: Result<Snapshot, CaError>) {
+    fn updated(&self, feed: &Arc<Feed>, update: Result<Snapshot, CaError>) {
         match update {
             Ok(snapshot) => {
                 let array = self.channel().element_count().is_ok_and(|n| n > 1);
-                let mut labels = self.choices.lock();
-                match &mut *labels {
-                    Labels::Asked(waiting) => waiting.push(value::reading(snapshot, array, None)),
-                    Labels::Known(choices) => self.feed.update(value::reading(snapshot, array, Some(choices.clone()))),
-                    Labels::Unknown => self.feed.update(value::reading(snapshot, array, None)),
-                }
+                let reading = value::reading(snapshot, array, None);
+                self.properties.lock().pass(feed, reading, self.is_enum());
             }
             Err(CaError::ServerError(status)) if status == eca::ECA_DISCONN => {}
-            Err(error) => self.feed.fail(&failure(error)),
+            Err(error) => feed.fail(&failure(error)),
         }
     }
-}
-
-fn labelled(mut reading: Reading, known: &Choices) -> Reading {
-    if let Value::Enum { choices, .. } = &mut reading.value {
-        *choices = Some(known.clone());
-    }
-    reading
 }

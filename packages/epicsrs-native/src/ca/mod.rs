@@ -4,6 +4,7 @@ mod failure;
 mod gate;
 mod line;
 mod link;
+mod properties;
 mod value;
 
 use std::collections::HashMap;

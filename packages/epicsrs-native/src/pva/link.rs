@@ -16,12 +16,13 @@ use tokio::task::AbortHandle;
 use super::monitor::{Watching, watch};
 use super::operation::{Operation, failure};
 use super::put::shape;
+use super::selection::Selection;
 use super::{PvaContext, value};
 use crate::error::{Error, Kind};
 use crate::events::Events;
-use crate::feed::Feed;
+use crate::feed::{Feed, Feeds};
 use crate::link::Info;
-use crate::value::{Form, Reading, Value};
+use crate::value::{Fetch, Form, Reading, Value};
 
 /// For calls of the crate that want a deadline: ours ends them.
 const NEVER: Duration = Duration::from_secs(1 << 30);
@@ -38,21 +39,29 @@ pub struct PvaLink {
     pub channel: Arc<Channel>,
     keeper: AbortHandle,
     events: Events,
-    feed: Feed,
+    feeds: Feeds,
     /// Held until a request is on the wire: requests of one channel leave in the order of the calls.
     turn: tokio::sync::Mutex<()>,
     idle: Mutex<HashMap<Request, Vec<Operation>>>,
-    monitor: Mutex<Option<Watching>>,
+    monitors: Mutex<Vec<(Arc<Feed>, Watching)>>,
     putting: tokio::sync::Semaphore,
     /// Whether only the whole structure makes a reading, on the present connection.
     whole: Mutex<Option<bool>>,
 }
 
 /// What an operation was initialised for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 enum Request {
-    Get { form: Form, whole: bool },
-    Put { block: bool },
+    Get {
+        form: Form,
+        whole: bool,
+    },
+    Put {
+        block: bool,
+    },
+    /// In the caller's words.
+    GetAs(Arc<str>),
+    PutAs(Arc<str>),
 }
 
 impl Drop for PvaLink {
@@ -81,14 +90,14 @@ fn destroy_channel(server: &ServerConn, sid: u32, cid: u32) -> Vec<u8> {
 }
 
 impl Request {
-    fn command(self) -> Command {
+    fn command(&self) -> Command {
         match self {
-            Self::Get { .. } => Command::Get,
-            Self::Put { .. } => Command::Put,
+            Self::Get { .. } | Self::GetAs(_) => Command::Get,
+            Self::Put { .. } | Self::PutAs(_) => Command::Put,
         }
     }
 
-    fn encode(self, server: &ServerConn) -> Result<Vec<u8>, Error> {
+    fn encode(&self, server: &ServerConn) -> Result<Vec<u8>, Error> {
         let big_endian = matches!(server.byte_order(), ByteOrder::Big);
         Ok(match self {
             Self::Get {
@@ -101,9 +110,8 @@ impl Request {
                 whole: false,
             } => build_pv_request(big_endian),
             Self::Get { .. } => build_pv_request_fields(&[], big_endian),
-            Self::Put { block: true } => PvRequestExpr::parse("record[block=true]field(value)")
-                .map_err(|e| Error::new(Kind::Other, format!("{e:?}")))?
-                .encode(big_endian),
+            Self::Put { block: true } => parsed("record[block=true]field(value)")?.encode(big_endian),
+            Self::GetAs(text) | Self::PutAs(text) => parsed(text)?.encode(big_endian),
         })
     }
 }
@@ -121,10 +129,10 @@ impl PvaLink {
                 .abort_handle(),
             channel,
             events: Events::default(),
-            feed: Feed::default(),
+            feeds: Feeds::default(),
             turn: tokio::sync::Mutex::default(),
             idle: Mutex::default(),
-            monitor: Mutex::default(),
+            monitors: Mutex::default(),
             putting: tokio::sync::Semaphore::new(MOST_PUTS),
             whole: Mutex::default(),
         })
@@ -134,21 +142,21 @@ impl PvaLink {
         &self.events
     }
 
-    pub fn feed(&self) -> &Feed {
-        &self.feed
+    pub fn feeds(&self) -> &Feeds {
+        &self.feeds
     }
 
     fn came_up(self: &Arc<Self>) {
         // pvAccess tells no access rights.
         self.events.came_up((None, None));
-        if self.feed.is_open() {
-            self.start_monitor();
+        for feed in self.feeds.open() {
+            self.start_monitor(&feed);
         }
     }
 
     fn went_down(&self) {
-        self.monitor.lock().take();
-        self.feed.went_down();
+        self.monitors.lock().clear();
+        self.feeds.went_down();
         self.idle.lock().clear();
         *self.whole.lock() = None;
         self.events.went_down();
@@ -166,10 +174,10 @@ impl PvaLink {
     }
 
     /// An operation that nobody uses, or a new one.
-    async fn operation(&self, request: Request) -> Result<Operation, Error> {
+    async fn operation(&self, request: &Request) -> Result<Operation, Error> {
         let (server, sid) = self.active().await?;
         loop {
-            let idle = self.idle.lock().get_mut(&request).and_then(Vec::pop);
+            let idle = self.idle.lock().get_mut(request).and_then(Vec::pop);
             match idle {
                 Some(operation) if operation.is_on(&server, sid) => return Ok(operation),
                 Some(stale) => drop(stale),
@@ -186,46 +194,55 @@ impl PvaLink {
         }
     }
 
-    pub async fn get(&self, form: Form, count: Option<u32>) -> Result<Reading, Error> {
-        let whole = self.whole.lock().unwrap_or(false);
-        match self.get_as(form, whole).await {
-            Ok(Some(reading)) => Ok(counted(reading, count)),
-            // The structure has no plain value: only all of it is a reading.
-            Ok(None) => {
-                *self.whole.lock() = Some(true);
-                let reading = self.get_as(form, true).await?;
-                Ok(counted(reading.unwrap_or_else(|| Reading::bare(Value::Nothing)), count))
+    pub async fn get(&self, fetch: Fetch) -> Result<Reading, Error> {
+        let mut reading = match fetch.request {
+            Some(text) => {
+                let selection = Selection::of(Some(&text))?;
+                self.get_as(Request::GetAs(text), &selection, fetch.form).await?
             }
-            Err(error) => Err(error),
+            None => self.get_form(fetch.form).await?,
+        };
+        if let Some(count) = fetch.count {
+            reading.value = reading.value.first(count as usize);
+        }
+        Ok(reading)
+    }
+
+    /// Without a plain value, only the whole structure is a reading.
+    async fn get_form(&self, form: Form) -> Result<Reading, Error> {
+        let whole = self.whole.lock().unwrap_or(false);
+        let request = Request::Get { form, whole };
+        let all = Selection::of(None)?;
+        match self.get_as(request, &all, form).await {
+            // A server refuses to initialise for fields that it does not have.
+            Err(error) if error.kind == Kind::Remote && !whole => {
+                *self.whole.lock() = Some(true);
+                self.get_as(Request::Get { form, whole: true }, &all, form).await
+            }
+            other => other,
         }
     }
 
-    /// None where the server has no plain value to the fields that were asked for.
-    async fn get_as(&self, form: Form, whole: bool) -> Result<Option<Reading>, Error> {
-        let request = Request::Get { form, whole };
+    async fn get_as(&self, request: Request, selection: &Selection, form: Form) -> Result<Reading, Error> {
         let turn = self.turn.lock().await;
-        let mut operation = match self.operation(request).await {
-            Ok(operation) => operation,
-            // A server refuses to initialise for fields that it does not have.
-            Err(error) if error.kind == Kind::Remote && !whole => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        if !whole && !value::has_plain_value(&operation.desc) {
-            return Ok(None);
+        let mut operation = self.operation(&request).await?;
+        let plain = value::has_plain_value(&operation.desc);
+        if !plain && matches!(request, Request::Get { whole: false, .. }) {
+            return Err(Error::new(Kind::Remote, "its structure has no plain value"));
         }
         operation.execute_get()?;
         drop(turn);
         let field = operation.value().await?;
-        let reading = value::reading(&field, value::has_plain_value(&operation.desc), form);
+        let reading = selection.reading(&operation.desc, &field, form);
         self.keep(request, operation);
-        Ok(Some(reading))
+        Ok(reading)
     }
 
-    pub async fn put(&self, value: Value, wait: bool) -> Result<(), Error> {
-        let request = Request::Put { block: wait };
+    pub async fn put(&self, value: Value, wait: bool, request: Option<Arc<str>>) -> Result<(), Error> {
+        let request = request.map_or(Request::Put { block: wait }, Request::PutAs);
         let turn = self.turn.lock().await;
         let putting = self.putting.acquire().await.map_err(|_| Error::lost())?;
-        let mut operation = self.operation(request).await?;
+        let mut operation = self.operation(&request).await?;
         let (field, changed) = shape(value, &mut operation).await?;
         operation.execute_put(&field, &changed)?;
         drop(turn);
@@ -261,27 +278,30 @@ impl PvaLink {
     }
 
     /// The monitor runs while the channel is up; the keeper starts it again with the next connection.
-    pub fn subscribe(self: &Arc<Self>) {
-        self.feed.opened(Box::new(Wanted(Arc::downgrade(self))));
+    pub fn subscribe(self: &Arc<Self>, feed: Arc<Feed>) {
+        feed.opened(Box::new(Wanted(Arc::downgrade(self), Arc::downgrade(&feed))));
         if self.events.connected() {
-            self.start_monitor();
+            self.start_monitor(&feed);
         }
     }
 
-    fn start_monitor(self: &Arc<Self>) {
-        let task = self.context.handle.spawn(watch(Arc::downgrade(self)));
+    fn start_monitor(self: &Arc<Self>, feed: &Arc<Feed>) {
+        let task = self.context.handle.spawn(watch(Arc::downgrade(self), feed.clone()));
+        let mut monitors = self.monitors.lock();
         // A running one ends here: the keeper and a subscriber may both have seen the connection.
-        *self.monitor.lock() = Some(Watching(task.abort_handle()));
+        monitors.retain(|(other, _)| !Arc::ptr_eq(other, feed));
+        monitors.push((feed.clone(), Watching(task.abort_handle())));
     }
 }
 
-/// Held by the feed while somebody wants updates.
-struct Wanted(Weak<PvaLink>);
+/// Held by a feed while somebody wants its updates.
+struct Wanted(Weak<PvaLink>, Weak<Feed>);
 
 impl Drop for Wanted {
     fn drop(&mut self) {
         if let Some(link) = self.0.upgrade() {
-            link.monitor.lock().take();
+            let mut monitors = link.monitors.lock();
+            monitors.retain(|(feed, _)| !std::ptr::eq(Arc::as_ptr(feed), self.1.as_ptr()));
         }
     }
 }
@@ -312,9 +332,7 @@ async fn keep_connected(channel: Arc<Channel>, link: Weak<PvaLink>) {
     }
 }
 
-fn counted(mut reading: Reading, count: Option<u32>) -> Reading {
-    if let Some(count) = count {
-        reading.value = reading.value.first(count as usize);
-    }
-    reading
+/// A pvRequest in words.
+pub fn parsed(text: &str) -> Result<PvRequestExpr, Error> {
+    PvRequestExpr::parse(text).map_err(|e| Error::value(format!("request {text:?} is no pvRequest: {e}")))
 }

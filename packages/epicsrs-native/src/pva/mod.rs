@@ -4,6 +4,7 @@ mod link;
 mod monitor;
 mod operation;
 mod put;
+mod selection;
 mod value;
 
 use std::collections::HashMap;
@@ -21,6 +22,11 @@ use tokio::runtime::Handle;
 
 use crate::error::{Error, Kind};
 pub use link::PvaLink;
+
+/// Whether this is a pvRequest.
+pub fn check_request(text: &str) -> Result<(), Error> {
+    link::parsed(text).map(drop)
+}
 
 /// One attempt to open a circuit and a channel on it; the next follows by itself.
 const ATTEMPT: Duration = Duration::from_secs(5);

@@ -4,13 +4,14 @@ use std::sync::{Arc, Weak};
 
 use epics_pva_rs::client_native::ops_v2::{MonitorFlow, MonitorTermination, SubscriptionHandle, op_monitor_handle_raw};
 use epics_pva_rs::proto::ByteOrder;
-use epics_pva_rs::pv_request::PvRequestExpr;
 use tokio::task::AbortHandle;
 
-use super::link::PvaLink;
+use super::link::{PvaLink, parsed};
 use super::operation::failure;
+use super::selection::Selection;
 use super::value;
 use crate::error::{Error, Kind};
+use crate::feed::{Feed, Wish};
 use crate::value::Form;
 
 /// Updates that wait at the server, and again here, before the last two are merged into one.
@@ -26,9 +27,9 @@ impl Drop for Watching {
 }
 
 /// Run the monitor of the present connection.
-pub async fn watch(link: Weak<PvaLink>) {
+pub async fn watch(link: Weak<PvaLink>, feed: Arc<Feed>) {
     let Some(up) = link.upgrade() else { return };
-    let started = start(&up).await;
+    let started = start(&up, &feed).await;
     drop(up);
     let end = match started {
         Ok(handle) => match handle.wait_terminal().await {
@@ -38,15 +39,16 @@ pub async fn watch(link: Weak<PvaLink>) {
         Err(error) => error,
     };
     // A connection that was lost is the keeper's to tell.
-    if let Some(link) = link.upgrade().filter(|_| end.kind != Kind::NotConnected) {
-        link.feed().fail(&end);
+    if end.kind != Kind::NotConnected {
+        feed.fail(&end);
     }
 }
 
-async fn start(link: &Arc<PvaLink>) -> Result<SubscriptionHandle, Error> {
+async fn start(link: &Arc<PvaLink>, feed: &Arc<Feed>) -> Result<SubscriptionHandle, Error> {
     let plain = value::has_plain_value(&link.description().await?);
-    let request = request(link, plain)?;
-    let weak = Arc::downgrade(link);
+    let request = request(link, &feed.wish, plain)?;
+    let selection = Selection::of(feed.wish.request.as_deref())?;
+    let feed = feed.clone();
     Ok(op_monitor_handle_raw(
         link.channel.clone(),
         request,
@@ -55,23 +57,23 @@ async fn start(link: &Arc<PvaLink>) -> Result<SubscriptionHandle, Error> {
             queue_size: QUEUE,
             ack_at: QUEUE,
         },
-        move |_, field| {
-            if let Some(link) = weak.upgrade() {
-                link.feed().update(value::reading(field, plain, Form::Time));
-            }
-        },
+        move |desc, field| feed.update(selection.reading(desc, field, feed.wish.form)),
         |_| {},
     ))
 }
 
 /// Not pipelined: the crate's window against pvxs 1.5.3 can stop a stream until the record is posted again.
-fn request(link: &PvaLink, plain: bool) -> Result<Vec<u8>, Error> {
-    let fields = if plain { "value,alarm,timeStamp" } else { "" };
+fn request(link: &PvaLink, wish: &Wish, plain: bool) -> Result<Vec<u8>, Error> {
+    let usual = |fields| format!("record[queueSize={QUEUE}]field({fields})");
+    let text = match (&wish.request, wish.form) {
+        (Some(request), _) => request.to_string(),
+        (None, Form::Value) if plain => usual("value"),
+        (None, Form::Time) if plain => usual("value,alarm,timeStamp"),
+        (None, _) => usual(""),
+    };
     let big_endian = link
         .channel
         .try_get_active()
         .is_some_and(|(server, _)| matches!(server.byte_order(), ByteOrder::Big));
-    PvRequestExpr::parse(&format!("record[queueSize={QUEUE}]field({fields})"))
-        .map(|request| request.encode(big_endian))
-        .map_err(|e| Error::new(Kind::Other, format!("{e:?}")))
+    Ok(parsed(&text)?.encode(big_endian))
 }

@@ -184,7 +184,7 @@ pub fn reading(of: &PvField, plain: bool, form: Form) -> Reading {
     });
     reading.timestamp = structure(top, "timeStamp").and_then(time);
     if form == Form::Ctrl {
-        reading.metadata = Some(metadata(top));
+        reading.metadata = Some(Arc::new(metadata(top)));
     }
     reading
 }

@@ -176,6 +176,8 @@ pub enum EnumReadback {
     Label,
     /// `camonitor -n` — ENUM as `DBR_TIME_INT` (numeric index).
     Numeric,
+    /// Every type as its `DBR_CTRL` form, for `DBE_PROPERTY` events.
+    Control,
 }
 
 impl EnumReadback {
@@ -189,6 +191,7 @@ impl EnumReadback {
             EnumReadback::Native => None,
             EnumReadback::Label => enum_cli_readback_dbr(native, false),
             EnumReadback::Numeric => enum_cli_readback_dbr(native, true),
+            EnumReadback::Control => Some(native.ctrl_dbr_type()),
         }
     }
 }
@@ -3255,6 +3258,23 @@ impl CaChannel {
     ) -> CaResult<MonitorHandle> {
         self.subscribe_into(0.0, mask, EnumReadback::Native, false, None, Some(sink))
             .await
+    }
+
+    /// Subscribe to `DBE_PROPERTY` events in the native CTRL type, one element:
+    /// units, limits, precision and enum labels, now and whenever they change.
+    pub async fn subscribe_properties_with_sink(
+        &self,
+        sink: MonitorSink,
+    ) -> CaResult<MonitorHandle> {
+        self.subscribe_into(
+            0.0,
+            crate::protocol::DBE_PROPERTY,
+            EnumReadback::Control,
+            false,
+            Some(1),
+            Some(sink),
+        )
+        .await
     }
 
     async fn subscribe_into(
