@@ -15,11 +15,12 @@ from epicsrs_bulk._errors import (
     FlightTimeoutError,
     ShortWaveformError,
 )
-from epicsrs_bulk._flyer import WaveformFlyer
 from epicsrs_bulk._growing import read_until, read_until_async
 from epicsrs_bulk._read import BulkRead, PvReading, bulk_read, bulk_read_async
+from epicsrs_bulk._resample import resample
 from epicsrs_bulk._times import ClockCounts, ConstantInterval, RecordTime, TimeWaveform
 from epicsrs_bulk._validation import fast_event_page_validation
+from epicsrs_bulk._waveform_flyer import WaveformFlyer
 
 __all__ = [
     "BulkRead",
@@ -47,5 +48,6 @@ __all__ = [
     "paralyzable",
     "read_until",
     "read_until_async",
+    "resample",
     "xspress3",
 ]

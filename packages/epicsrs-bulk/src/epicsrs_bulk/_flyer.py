@@ -1,26 +1,24 @@
-"""A fly scan whose data waits in waveform records, as a flyer for bluesky."""
+"""What all flyers have in common: who may call what when, who is told what, and that rows are emitted once."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+from abc import ABC, abstractmethod
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from epicsrs_bulk._errors import FlightError, FlightStoppedError
-from epicsrs_bulk._flight import Flight, Procedure
-from epicsrs_bulk._layout import Layout
 from epicsrs_bulk._nested import NestedFlyer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping
     from concurrent.futures import Future
 
     from bluesky.protocols import Status
-    from event_model import DataKey, PartialEventPage
+    from event_model import PartialEventPage
 
-    from epicsrs_bulk._columns import Column
-    from epicsrs_bulk._flight import Outcome
-    from epicsrs_bulk._times import TimeAxis
+    from epicsrs_bulk._flight import Flight, Outcome
 
     class SettableStatus(Status, Protocol):
         """The part of ophyd's Status that a device ends it with."""
@@ -33,75 +31,32 @@ if TYPE_CHECKING:
 _SLACK = 1.0
 
 
-class WaveformFlyer:
-    """Starts a fly scan, sees its end, reads its waveforms once and yields them as one EventPage.
-
-    ``describe_collect`` is flat, for plans that say ``declare_stream(flyer, name=..., collect=True)``; ``bp.fly``
-    takes ``flyer.nested()``. Each column ``key`` has a neighbour ``key_valid``, and the rows' times by the IOC's clock
-    stand in ``timestamps`` and, in integer ns, in a column of their own.
-
-    ``complete`` ends when the waveforms have been read. Where data is missing or doubtful its status fails and names
-    the PVs; the page holds the rest, with the cells concerned marked as not valid. A flight that is broken off (by
-    ``stop``, a pause, its timeout, or a collect before its end) is disarmed and yields what it has measured, once.
-
-    Args:
-        name: The flyer's, in documents and messages.
-        columns: What to read, at least one; a PV may make several columns.
-        times: When each row was measured.
-        done: The PV that tells the end and the value it has then; it must have another value during the flight.
-        timeout: Seconds from kickoff to done, None for ever.
-        arm: Written before the start, in order, each to the end of its processing.
-        start: Written in order to start; none where something else starts the flight.
-        disarm: Written in order where a flight is broken off.
-        rows: How many: a number, the PV that knows it, or None for as many as the longest column has.
-        time_key: The column of row times; ``<name>_time_ns`` by default.
-        io_timeout: Seconds for connecting and the first read, for each write to arm, and for the read at the end.
-        stop_timeout: Seconds for all of ``disarm``.
-        settle: Seconds after done in which records may still come in; those that are short or were not processed are
-            read again until then.
-        spread: Seconds by which the timestamps of the columns' records may be apart; None where that says nothing.
+class Flyer(ABC):
+    """A flyer for bluesky, of flights that each run in a thread of their own.
 
     Raises:
         ImportError: ophyd is not installed, whose Status bluesky is given.
-        TypeError: An argument of the wrong type.
-        ValueError: No column, two columns of one name, a timeout that is negative or NaN.
     """
 
     # What bluesky asks every device for.
     parent = None
 
-    def __init__(
-        self,
-        name: str,
-        columns: Sequence[Column],
-        times: TimeAxis,
-        *,
-        done: tuple[str, object],
-        timeout: float | None,
-        arm: Sequence[tuple[str, object]] = (),
-        start: Sequence[tuple[str, object]] = (),
-        disarm: Sequence[tuple[str, object]] = (),
-        rows: int | str | None = None,
-        time_key: str | None = None,
-        io_timeout: float = 5.0,
-        stop_timeout: float = 2.0,
-        settle: float = 0.0,
-        spread: float | None = None,
-    ) -> None:
-        if not columns:
-            raise ValueError(f"{name}: a flyer needs at least one column")
+    def __init__(self, name: str, stop_timeout: float) -> None:
         self._name = name
-        self._layout = Layout(tuple(columns), times, time_key or f"{name}_time_ns", rows, spread)
-        self._procedure = Procedure(
-            tuple(arm), tuple(start), done, tuple(disarm), timeout, io_timeout, stop_timeout, settle
-        )
-        self._status = _status_class()
+        self._stop_timeout = stop_timeout
+        self._status = _status_class(type(self).__name__)
+        self._lock = threading.Lock()
         self._flights: list[Flight] = []
         self._completing: list[SettableStatus] = []
         self._resumed = False
 
-    def __repr__(self) -> str:
-        return f"<WaveformFlyer {self._name}: {len(self._layout.columns)} columns>"
+    @abstractmethod
+    def _flight(self) -> Flight:
+        """A new flight, not launched yet."""
+
+    @abstractmethod
+    def describe_collect(self) -> Mapping[str, Any]:
+        """The data keys of what ``collect_pages`` will yield."""
 
     @property
     def name(self) -> str:
@@ -112,7 +67,7 @@ class WaveformFlyer:
         return NestedFlyer(self, stream)
 
     def kickoff(self) -> Status:
-        """Check all PVs, arm and start; the status ends when the IOC flies.
+        """Check all PVs and start; the status ends when the flight is under way.
 
         Raises:
             FlightError: A flight is under way, or the rows of the last one have not been collected.
@@ -121,13 +76,13 @@ class WaveformFlyer:
             last = self._flights[-1]
             if not last.ended.done():
                 raise FlightError(f"{self._name}: a flight is under way", self._name)
-            if last.ended.result().page is not None:
+            if last.ended.result().pages:
                 raise FlightError(
                     f"{self._name}: the rows of the last flight were not collected; collect or discard them", self._name
                 )
             self._flights.clear()
         self._resumed = False
-        flight = Flight(self._name, self._procedure, self._layout)
+        flight = self._flight()
         self._flights.append(flight)
         status = self._status(self)
 
@@ -137,6 +92,7 @@ class WaveformFlyer:
             _end(status, error)
 
         flight.started.add_done_callback(tell)
+        flight.launch()
         return status
 
     def complete(self) -> Status:
@@ -152,13 +108,11 @@ class WaveformFlyer:
         if flight.paused:
             _end(status, FlightStoppedError(f"{self._name}: broken off by a pause and not started again", self._name))
             return status
-        self._completing.append(status)
+        with self._lock:
+            self._completing.append(status)
+        flight.finish()
         flight.ended.add_done_callback(lambda ended: self._tell_end(flight, ended.result()))
         return status
-
-    def describe_collect(self) -> dict[str, DataKey]:
-        """The data keys of the page that ``collect_pages`` will yield."""
-        return self._layout.describe()
 
     async def collect_pages(self) -> AsyncIterator[PartialEventPage]:
         """The rows of the flight, once: one page, and one more for each time that a pause has broken it off.
@@ -176,12 +130,11 @@ class WaveformFlyer:
             flight.break_off("its rows were collected before it was done")
             outcome = await asyncio.wrap_future(flight.ended)
             self._tell_end(flight, outcome)
-            if outcome.page is not None:
-                yield cast("PartialEventPage", outcome.page.document())
+            for page in outcome.pages:
+                yield cast("PartialEventPage", page)
             if outcome.error is not None and not (flight.told or flight.paused):
                 untold = outcome.error
-        while self._completing:
-            _end(self._completing.pop(), FlightStoppedError(f"{self._name}: broken off by a pause", self._name))
+        self._end_all(FlightStoppedError(f"{self._name}: broken off by a pause", self._name))
         if untold is not None:
             raise untold
 
@@ -224,7 +177,7 @@ class WaveformFlyer:
     def _break_off(self, why: str) -> None:
         if self._flights and not self._flights[-1].ended.done():
             self._flights[-1].break_off(why)
-            bound = self._procedure.stop_timeout + _SLACK
+            bound = self._stop_timeout + _SLACK
             try:
                 self._flights[-1].disarmed.result(bound)
             except TimeoutError:
@@ -232,9 +185,15 @@ class WaveformFlyer:
 
     def _tell_end(self, flight: Flight, outcome: Outcome) -> None:
         if not flight.paused:
-            while self._completing:
-                flight.told = True
-                _end(self._completing.pop(), outcome.error)
+            flight.told |= self._end_all(outcome.error)
+
+    def _end_all(self, error: FlightError | None) -> bool:
+        """End what waits for the end of a flight; whether anything did."""
+        with self._lock:
+            waiting, self._completing = self._completing, []
+        for status in waiting:
+            _end(status, error)
+        return bool(waiting)
 
 
 def _end(status: SettableStatus, error: BaseException | None) -> None:
@@ -244,9 +203,9 @@ def _end(status: SettableStatus, error: BaseException | None) -> None:
         status.set_exception(error)
 
 
-def _status_class() -> Callable[[WaveformFlyer], SettableStatus]:
+def _status_class(who: str) -> Callable[[Flyer], SettableStatus]:
     """Ophyd's Status; imported here, as ophyd takes a second and reads of many PVs do not need it."""
     try:
         return import_module("ophyd.status").Status
     except ModuleNotFoundError as error:
-        raise ImportError("WaveformFlyer needs ophyd; pip install 'epicsrs-bulk[sync]' brings it") from error
+        raise ImportError(f"{who} needs ophyd; pip install 'epicsrs-bulk[sync]' brings it") from error

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from bluesky.protocols import Status
-    from event_model import DataKey, PartialEventPage
+    from event_model import PartialEventPage
 
-    from epicsrs_bulk._flyer import WaveformFlyer
+    from epicsrs_bulk._flyer import Flyer
 
 
 class NestedFlyer:
@@ -18,7 +18,7 @@ class NestedFlyer:
 
     parent = None
 
-    def __init__(self, flyer: WaveformFlyer, stream: str) -> None:
+    def __init__(self, flyer: Flyer, stream: str) -> None:
         self._flyer = flyer
         self._stream = stream
 
@@ -29,7 +29,7 @@ class NestedFlyer:
     def name(self) -> str:
         return self._flyer.name
 
-    def describe_collect(self) -> dict[str, dict[str, DataKey]]:
+    def describe_collect(self) -> dict[str, Mapping[str, Any]]:
         return {self._stream: self._flyer.describe_collect()}
 
     def kickoff(self) -> Status:
