@@ -1,39 +1,44 @@
-"""``uv run epicsrs-demo``: a control system of 1,000 PVs, read, watched and written over both protocols."""
+"""``uv run epicsrs-demo``: a simulated beamline, scanned by one RunEngine through every package of epicsrs."""
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
-from epicsrs_demo.ioc import IocError, SoftIoc
+from epicsrs_demo.ioc import SoftIoc
+from epicsrs_demo.parts import PartError, Parts
 from epicsrs_demo.records import database
 
 __all__ = ["main"]
 
 PICTURE = Path("epicsrs-demo.png")
+DOCUMENTS = Path("epicsrs-demo-documents")
+# What a shell reports of a program that Ctrl-C has ended.
+INTERRUPTED = 130
 
 
 def main() -> None:
-    """Start the IOC, tell the story, print its tables and draw its picture in the current folder."""
+    """Start the IOC, scan, print the tables, save the documents and the picture in the current folder."""
     try:
-        with SoftIoc(database()) as ioc:
+        _show(Parts())
+    except PartError as error:
+        sys.exit(f"epicsrs-demo: {error}")
+    except KeyboardInterrupt:
+        print("epicsrs-demo: ended by Ctrl-C", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _show(parts: Parts) -> None:
+    with ExitStack() as stack:
+        with parts.part("start of the IOC"):
+            DOCUMENTS.mkdir(exist_ok=True)
+            ioc = stack.enter_context(SoftIoc(database()))
+            # Before any client is opened, which reads them.
             os.environ.update(ioc.environment)
-            _show(PICTURE)
-    except IocError as error:
-        sys.exit(str(error))
+        with parts.part("import of ophyd, ophyd-async and bluesky"):
+            # Before ophyd is imported, which then loads no other client.
+            from ophyd_epicsrs_sync import use_epicsrs
 
-
-def _show(path: Path) -> None:
-    # Only now: the client reads the EPICS_* variables of the IOC above.
-    import epicsrs_native
-    from epicsrs_demo.picture import draw
-    from epicsrs_demo.story import tell
-    from epicsrs_demo.tables import show_readings, show_times
-
-    try:
-        story = tell()
-        show_times(story)
-        show_readings(story)
-        draw(story, path)
-    finally:
-        epicsrs_native.shutdown_all()
-    print(f"drawn: {path.resolve()}")
+            use_epicsrs()
+            from epicsrs_demo.tour import tour
+        tour(parts, DOCUMENTS, PICTURE)

@@ -81,9 +81,15 @@ class SoftIoc:
     def _start(self) -> None:
         command = [sys.executable, "-m", "pvxslibs.ioc", "-d", str(self._database)]
         with self._log.open("wb") as log:
-            # Its shell reads standard input, so the IOC also ends when this process dies.
+            # Its shell reads standard input, so the IOC also ends when this process dies. In a group of its own, it
+            # does not hear the terminal's Ctrl-C, and is there while the plan cleans up.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, **self.environment}
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment},
+                process_group=0,
             )
         deadline = time.monotonic() + START_LIMIT
         while "IOC Running" not in self.output:

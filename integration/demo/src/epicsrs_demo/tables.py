@@ -1,66 +1,71 @@
-"""The story as tables for a terminal."""
-
-from datetime import datetime
+"""What came of it, as tables for a terminal."""
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from epicsrs_demo.story import PROTOCOLS, WATCH_SECONDS, Phase, Story
-from epicsrs_native import EnumValue, Reading
-
-# pvAccess alone has the last.
-SEVERITIES = ("none", "minor", "major", "invalid", "undefined")
-
-console = Console()
+from epicsrs_demo.crowd import PROTOCOLS, Phase
+from epicsrs_demo.documents import RunDocuments
+from epicsrs_demo.latency import LAYERS
+from epicsrs_demo.parts import Parts
 
 
-def show_times(story: Story) -> None:
-    """Print how long each phase took, in all and per PV, one protocol beside the other."""
-    table = Table(title="Channel Access and pvAccess, one client", box=SIMPLE_HEAD)
-    table.add_column("what", no_wrap=True)
-    for heading in ("number", "CA ms", "µs each", "PVA ms", "µs each"):
-        table.add_column(heading, justify="right")
-    for name in dict.fromkeys(phase.name for phase in story.phases):
-        phases = {phase.protocol: phase for phase in story.phases if phase.name == name}
-        cells = [cell for protocol in PROTOCOLS for cell in _times(phases[protocol])]
-        table.add_row(name, f"{phases['ca'].operations:,}", *cells)
+def show_crowd(console: Console, phases: list[Phase]) -> None:
+    """Print how long each bulk operation took, in all and per PV, one protocol beside the other."""
+    table = _table("epicsrs-native alone", "what", "PVs", "CA ms", "µs each", "PVA ms", "µs each")
+    for name in dict.fromkeys(phase.name for phase in phases):
+        beside = {phase.protocol: phase for phase in phases if phase.name == name}
+        cells: list[str] = []
+        for protocol in PROTOCOLS:
+            seconds, operations = beside[protocol].seconds, beside[protocol].operations
+            cells += [f"{seconds * 1e3:.1f}", f"{seconds / operations * 1e6:,.1f}"]
+        table.add_row(name, f"{beside['ca'].operations:,}", *cells)
     console.print(table)
-    for protocol in PROTOCOLS:
-        console.print(
-            f"{protocol.upper()} watched for {WATCH_SECONDS:g} s: {len(story.waves[protocol])} updates of the beam,"
-            f" {len(story.ticks[protocol])} of the counter"
+
+
+def show_runs(console: Console, runs: list[RunDocuments]) -> None:
+    """Print what each run has left on the disk."""
+    table = _table(
+        "Runs of one RunEngine, as read back from the disk", "run", "PVs", "events", "documents", "seconds", "kB"
+    )
+    for run in runs:
+        events = sum(run.stop["num_events"].values())
+        table.add_row(
+            run.start["title"],
+            str(len(run.sources)),
+            f"{events:,}",
+            f"{len(run.documents):,}",
+            f"{run.stop['time'] - run.start['time']:.2f}",
+            f"{run.path.stat().st_size / 1e3:,.0f}",
         )
-
-
-def show_readings(story: Story) -> None:
-    """Print a PV of each kind."""
-    table = Table(title="Readings, with the time by the IOC's clock", box=SIMPLE_HEAD)
-    for heading in ("PV", "value", "units", "severity", "time"):
-        table.add_column(heading, no_wrap=True)
-    for (protocol, pv), reading in story.readings.items():
-        units = reading.metadata.units if reading.metadata is not None else None
-        severity = SEVERITIES[reading.severity] if reading.severity is not None else ""
-        table.add_row(f"{protocol}://{pv}", _value(reading), units or "", severity, _clock(reading))
     console.print(table)
 
 
-def _times(phase: Phase) -> tuple[str, str]:
-    each = f"{phase.seconds / phase.operations * 1e6:,.1f}" if phase.operations > 1 else ""
-    return f"{phase.seconds * 1e3:.1f}", each
+def show_latencies(console: Console, runs: list[RunDocuments]) -> None:
+    """Print the median time of one read through each layer."""
+    columns = runs[-1].stream("primary").data
+    count = columns["ca_channel"].size
+    table = _table(f"One read at a time of the same PV, in turn, median of {count}, µs", "", *LAYERS.values())
+    for protocol in PROTOCOLS:
+        medians = [np.median(columns[f"{protocol}_{layer}"]) * 1e6 for layer in LAYERS]
+        table.add_row(protocol.upper(), *(f"{median:,.0f}" for median in medians))
+    console.print(table)
 
 
-def _value(reading: Reading) -> str:
-    value = reading.value
-    if isinstance(value, EnumValue):
-        return f"{value.label} ({int(value)})"
-    if isinstance(value, np.ndarray):
-        return f"{value.size:,}: {value.min():.3g} to {value.max():.3g}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def show_parts(console: Console, parts: Parts) -> None:
+    """Print how long each part of the demo took."""
+    table = _table("What took how long", "part", "seconds")
+    for name, seconds in parts.seconds.items():
+        table.add_row(name, f"{seconds:.2f}")
+    table.add_section()
+    table.add_row("all of it", f"{sum(parts.seconds.values()):.2f}")
+    console.print(table)
 
 
-def _clock(reading: Reading) -> str:
-    if reading.timestamp is None:
-        return ""
-    return datetime.fromtimestamp(reading.timestamp).strftime("%H:%M:%S.%f")[:-3]
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column(first, no_wrap=True)
+    for heading in others:
+        table.add_column(heading, justify="right")
+    return table

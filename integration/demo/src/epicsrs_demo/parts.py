@@ -1,0 +1,37 @@
+"""The parts of the demo: how long each took, and which one failed."""
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+
+class PartError(RuntimeError):
+    """A part failed; the message is one sentence that names it and says why."""
+
+
+class Parts:
+    """The seconds that each part took, by name and in order."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Generator[None]:
+        """Time the ``with`` block.
+
+        Raises:
+            PartError: Whatever the block raised, as one sentence.
+        """
+        start = time.perf_counter()
+        try:
+            yield
+        except Exception as error:
+            raise PartError(f"the {name} failed: {_reason(error)}") from error
+        self.seconds[name] = time.perf_counter() - start
+
+
+def _reason(error: BaseException) -> str:
+    # bluesky's FailedStatus and its like say less than what made them fail.
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
