@@ -236,6 +236,8 @@ def test_an_image_is_monitored_in_its_shape_and_cannot_be_put(ioc, run):
         assert update["signal"]["value"].tolist() == [[0, 1, 2], [3, 4, 5]]
         with pytest.raises(TypeError, match="a put to an NTNDArray is not supported"):
             await signal.set(np.zeros((2, 3)))
+        with pytest.raises(TypeError, match="a put to an NTNDArray is not supported"):
+            await signal.set(None)
 
     run(main())
 
@@ -263,6 +265,20 @@ def test_severities_and_the_time_of_a_record_that_never_processed(ioc, run, prot
         # Undefined: INVALID, 3 in EPICS.
         assert readings["setpoint_RBV"]["alarm_severity"] in {-1, 0}
         assert readings["unprocessed"]["timestamp"] == 631152000.0
+
+    run(main())
+
+
+@pytest.mark.parametrize(("name", "value"), [("whole_half", 3.75), ("whole_infinite", None)])
+def test_an_int_from_a_float_is_what_the_record_shows(ioc, run, protocol, name, value):
+    async def main():
+        signal = epicsrs_signal_r(int, ioc.pv(name, protocol))
+        await signal.connect()
+        if value is None:
+            with pytest.raises(ValueError, match=rf"{protocol}://.*{name}: inf is no whole number"):
+                await signal.get_value()
+        else:
+            assert_is(await signal.get_value(), 4)
 
     run(main())
 

@@ -1,9 +1,9 @@
-"""ophyd-async's own EPICS classes on our backends, where neither aioca nor p4p is installed."""
+"""ophyd-async's own EPICS classes on our backends."""
 
 import asyncio
-import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import ophyd_async.epics.core as theirs
@@ -13,6 +13,7 @@ from ophyd_async.epics import adcore, motor
 
 from ophyd_epicsrs_async import EpicsRsCommandBackend, EpicsRsSignalBackend, install, uninstall
 
+HERE = Path(__file__).parent
 SIGNAL = "ophyd_async.epics.core._signal"
 
 
@@ -38,11 +39,13 @@ class Box(theirs.EpicsDevice):
     block: Block
 
 
-def test_neither_aioca_nor_p4p_is_installed_here():
-    assert importlib.util.find_spec("aioca") is None
-    assert importlib.util.find_spec("p4p") is None
-    with pytest.raises(NotImplementedError, match="Protocol ca not available"):
-        theirs.epics_signal_r(float, "X")
+def test_it_works_where_neither_aioca_nor_p4p_is_installed(ioc):
+    # Their import fails, as where they are not installed.
+    without = "import runpy, sys; sys.modules.update(aioca=None, p4p=None); runpy.run_path(sys.argv[1])"
+    command = [sys.executable, "-c", without, HERE / "programs/without_transports.py", ioc.prefix]
+    outcome = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60.0)
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout == "all of it works\n"
 
 
 def test_factories_of_ophyd_async_use_us(ioc, installed, run, protocol):
@@ -123,13 +126,13 @@ def test_a_motor_can_be_made_and_mocked(installed, run):
     run(main())
 
 
-def test_one_protocol_alone_can_be_taken_over(ioc):
-    with install(["pva"]):
-        assert theirs.epics_signal_r(float, "X").source == "pva://X"
-        with pytest.raises(NotImplementedError, match="Protocol ca not available"):
-            theirs.epics_signal_r(float, "ca://X")
-    with install(["ca"]), pytest.raises(NotImplementedError, match="Protocol pva not available"):
-        theirs.epics_signal_r(float, "pva://X")
+@pytest.mark.parametrize(("taken", "other"), [("ca", "Pva"), ("pva", "Ca")])
+def test_one_protocol_alone_can_be_taken_over(taken, other):
+    before = getattr(theirs, f"{other}SignalBackend"), getattr(theirs, f"{other}CommandBackend")
+    with install([taken]):
+        assert theirs.epics_signal_r(float, f"{taken}://X").source == f"{taken}://X"
+        assert issubclass(getattr(theirs, f"{taken.title()}SignalBackend"), EpicsRsSignalBackend)
+        assert (getattr(theirs, f"{other}SignalBackend"), getattr(theirs, f"{other}CommandBackend")) == before
 
 
 def test_it_may_be_nested_and_repeated_and_ends_as_it_began():

@@ -17,7 +17,7 @@ from ._channels import Channels
 from ._converter import Converter, make_converter
 from ._datakey import datakey
 from ._monitor import Monitor
-from ._shape import Shape
+from ._shape import Kind, Shape
 
 # Updates that may wait for an event loop that is busy.
 _KEEP_ALL = 100_000
@@ -34,9 +34,15 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
         read_pv: `NAME`, `ca://NAME` or `pva://NAME`; a bare name is a Channel Access one.
         write_pv: The same, for puts and setpoints.
         options: Whether a put waits until the record has finished processing.
+
+    Attributes:
+        mark_disconnected: Whether a monitor whose PV loses its server delivers its last value once more, with severity
+            -1 and the time of the loss by this machine's clock. Without, the last value stands as it was. Set it on
+            the class for all signals, or on one backend; it holds from the next callback on.
     """
 
     default_protocol: ClassVar[Protocol] = "ca"
+    mark_disconnected: bool = False
 
     def __init__(
         self,
@@ -98,7 +104,7 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
             EpicsError: The server refused, or the circuit was lost before the completion.
         """
         address, converter = self._write_address, self._known_converter
-        native = self._initial_value(address) if value is None else converter.write(value)
+        native = self._initial_value(address, converter) if value is None else converter.write(value)
         wait = self.options.wait
         if callable(wait):
             wait = wait(converter.read(native) if value is None else value)
@@ -145,7 +151,17 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
         address, converter = self._read_address, self._known_converter
         # The variable's name says for which protocol it is.
         queue = 1 if address.protocol == "ca" and not self._keep_all else _KEEP_ALL
-        self._monitor = Monitor(address, lambda reading: callback(_reading(converter, reading)), queue)
+        last: list[Reading[Any]] = []
+
+        def update(reading: epicsrs_native.Reading) -> None:
+            last[:] = [_reading(converter, reading)]
+            callback(last[0])
+
+        def lose() -> None:
+            if last:
+                callback({"value": last[0]["value"], "timestamp": time.time(), "alarm_severity": -1})
+
+        self._monitor = Monitor(address, update, lose if self.mark_disconnected else None, queue)
 
     @property
     def _read_address(self) -> Address:
@@ -182,10 +198,12 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
         self._initial[address] = reading.value
         return Shape.of(address, info, reading)
 
-    def _initial_value(self, address: Address) -> Any:
+    def _initial_value(self, address: Address, converter: Converter) -> Any:
         if address not in self._initial:
             raise NotConnectedError(f"{address}: connect() has not read a value to write back")
-        return self._initial[address]
+        initial = self._initial[address]
+        # What cannot be put at all is refused in the same words.
+        return converter.write(initial) if converter.kind in {Kind.TABLE, Kind.IMAGE} else initial
 
     async def _get(self, address: Address, form: Any) -> epicsrs_native.Reading:
         return await self._channels[address].get_async(form=form, timeout=None)

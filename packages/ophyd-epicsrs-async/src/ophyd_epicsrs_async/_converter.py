@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from typing import Any, get_args, get_origin
 
 import numpy as np
@@ -180,13 +180,19 @@ def _text(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:
 
 
 def _whole_number(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:
-    """An int from a float that shows no digits behind its point."""
+    """An int from a float that shows no digits behind its point, as the record shows it."""
     shape = shapes[0]
     if wanted is not int or shape.kind is not Kind.FLOAT or shape.array:
         return None
     if get_unique({str(s.address): s.precision for s in shapes}, "precision") != 0:
         return None
-    return Converter(int, shape.kind, int)
+
+    def read(value: Any) -> int:
+        if not isfinite(value):
+            raise ValueError(f"{shape.address}: {value} is no whole number")
+        return round(value)
+
+    return Converter(int, shape.kind, read)
 
 
 def _long_string(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:

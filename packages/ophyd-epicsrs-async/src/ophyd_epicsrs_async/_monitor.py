@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from epicsrs_native import Operation, Reading, Subscription, get_context
@@ -14,29 +15,36 @@ logger = logging.getLogger("ophyd_async.epicsrs")
 
 
 class Monitor:
-    """Calls `callback` for each update in the running loop, in their order, the present value first, until `close`.
+    """Calls `update` for each update in the running loop, in their order, the present value first, until `close`.
 
     It survives reconnects. What a callback raises goes to the loop's exception handler, and the next update comes all
     the same. There is no task: the loop wakes once for all updates that have come.
 
     Args:
         address: The PV.
-        callback: What is called with each reading.
+        update: Called with each reading.
+        lose: Called when the PV has lost its server, if that is of interest.
         queue: At most so many updates wait for the loop; beyond that the oldest are dropped, the last never.
             1 means that only the latest is wanted.
     """
 
-    def __init__(self, address: Address, callback: Callable[[Reading], object], queue: int) -> None:
+    def __init__(
+        self, address: Address, update: Callable[[Reading], object], lose: Callable[[], object] | None, queue: int
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._address = address
-        self._callback = callback
+        self._update = update
+        self._lose = lose
+        self._lost = False
         self._told = queue == 1
         self._subscription: Subscription | None = None
         self._closed = False
         # A channel of its own, which ends everything when it is closed.
         self._channel = get_context().channel(str(address))
         self._channel.on_error(log_refusal)
-        self._channel.monitor_async(self._update, queue=queue, wait=False).add_done_callback(self._started)
+        if lose is not None:
+            self._channel.on_connection(self._connection_changed)
+        self._channel.monitor_async(self._take, queue=queue, wait=False).add_done_callback(self._started)
 
     @property
     def dropped(self) -> int:
@@ -52,17 +60,36 @@ class Monitor:
         if not operation.cancelled() and not self._closed:
             self._subscription = operation.result()
 
-    def _update(self, reading: Reading) -> None:
-        if self._closed:
-            return
+    def _take(self, reading: Reading) -> None:
         if not self._told and self.dropped:
             self._told = True
             logger.warning("%s: updates come faster than the event loop takes them; some are dropped", self._address)
-        try:
-            self._callback(reading)
-        except Exception as error:
-            self._report(error)
+        self._call(self._update, reading)
+        if self._lost:
+            # It may have come before the loss, and only now to the loop.
+            self._lost = not self._channel.connected
+            self._tell_loss()
 
-    def _report(self, error: Exception) -> None:
-        context: dict[str, Any] = {"message": f"{self._address}: the callback of a monitor raised", "exception": error}
-        self._loop.call_exception_handler(context)
+    def _connection_changed(self, connected: bool) -> None:
+        """In native's delivery thread."""
+        if not connected:
+            # A loop that has been closed has nobody to tell.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._fall)
+
+    def _fall(self) -> None:
+        self._lost = not self._closed and not self._channel.connected
+        self._tell_loss()
+
+    def _tell_loss(self) -> None:
+        if self._lost and self._lose is not None:
+            self._call(self._lose)
+
+    def _call(self, callback: Callable[..., object], *arguments: Any) -> None:
+        if self._closed:
+            return
+        try:
+            callback(*arguments)
+        except Exception as error:
+            message = f"{self._address}: the callback of a monitor raised"
+            self._loop.call_exception_handler({"message": message, "exception": error})
