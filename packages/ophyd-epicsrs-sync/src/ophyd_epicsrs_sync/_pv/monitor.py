@@ -72,7 +72,7 @@ class Monitor:
 
     def _wake(self, index: int, run_now: bool) -> None:
         self.callbacks.wake(index)
-        if run_now and self.delivered and index in self.callbacks:
+        if run_now and self.delivered:
             self.run(index, self._owner.updated(None))
 
     def metadata_came(self) -> None:
@@ -98,6 +98,10 @@ class Monitor:
 
     def run(self, index: int, fields: Fields) -> None:
         """Call one callback with all the fields of an update, as pyepics does."""
-        callback, keywords = self.callbacks[index]
+        entered = self.callbacks.get(index)
+        if entered is None:
+            # Removed meanwhile, perhaps by the callback before it.
+            return
+        callback, keywords = entered
         arguments = {**fields, **keywords, "cb_info": (index, self._owner)}
         callbacks.run(callback, self._owner.pvname, **arguments)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from epicsrs_native import get_context
-from ophyd_epicsrs_sync._pv import callbacks, fields, text
+from ophyd_epicsrs_sync._pv import callbacks, fields, paragraph, text
 from ophyd_epicsrs_sync._pv.connection import Connection
 from ophyd_epicsrs_sync._pv.monitor import Monitor
 from ophyd_epicsrs_sync._pv.readable import Readable
@@ -192,6 +192,40 @@ class PV(Writable, Readable):
     def clear_auto_monitor(self) -> None:
         """End the monitor."""
         self.auto_monitor = False
+
+    @property
+    def auto_monitor_mask(self) -> int | None:
+        """DBE_VALUE, DBE_LOG and DBE_ALARM of Channel Access where a monitor runs; no other mask can be chosen."""
+        return 7 if self._monitor.subscription is not None else None
+
+    # ---- pyepics' words for what happens by itself
+
+    def connect(self, timeout: float | None = None) -> bool:
+        """The same as `wait_for_connection`: the search began when the PV was made."""
+        return self.wait_for_connection(timeout)
+
+    def reconnect(self) -> bool:
+        """Whether it is connected within `connection_timeout`: a lost PV is searched by itself."""
+        return self.wait_for_connection(self.connection_timeout)
+
+    def poll(self, evt: float = 1e-4, iot: float = 1.0) -> None:
+        """Nothing has to be polled."""
+        del evt, iot
+
+    def force_read_access_rights(self) -> None:
+        """Nothing has to be forced: the server tells each change."""
+
+    @property
+    def monitor_delta(self) -> None:
+        """Not supported: the record's MDEL decides."""
+
+    @property
+    def info(self) -> str | None:
+        """A paragraph with all that is known of the PV; None where it is not connected in time."""
+        if self.get(timeout=self.connection_timeout) is None:
+            return None
+        running = self._monitor.subscription is not None
+        return paragraph.of_fields(self.updated(None), callbacks=len(self.callbacks) if running else None)
 
     # ---- the end
 
