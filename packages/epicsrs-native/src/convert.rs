@@ -83,12 +83,22 @@ pub fn to_python(py: Python<'_>, value: Value) -> PyResult<Py<PyAny>> {
                 .call1((index, label))?
                 .unbind()
         }
-        Value::Structure { fields, .. } => {
-            let dict = PyDict::new(py);
-            for (name, value) in fields {
-                dict.set_item(name, to_python(py, value)?)?;
-            }
-            dict.into_any().unbind()
+        Value::Structure { id, fields } => {
+            static STRUCTURE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+            class(py, &STRUCTURE, "epicsrs_native.values", "Structure")?
+                .call1((dict(py, fields)?, id))?
+                .unbind()
+        }
+        Value::Table { id, fields, labels } => {
+            static TABLE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+            let labels = choices(py, &labels.into())?;
+            class(py, &TABLE, "epicsrs_native.values", "Table")?
+                .call1((dict(py, fields)?, id, labels))?
+                .unbind()
+        }
+        Value::Image { array, shape } => {
+            let flat = elements(py, array)?;
+            flat.call_method1(py, "reshape", (PyTuple::new(py, shape)?,))?
         }
         Value::List(values) => {
             let values = values
@@ -99,6 +109,14 @@ pub fn to_python(py: Python<'_>, value: Value) -> PyResult<Py<PyAny>> {
         }
         Value::Nothing => py.None(),
     })
+}
+
+fn dict(py: Python<'_>, fields: Vec<(String, Value)>) -> PyResult<Bound<'_, PyDict>> {
+    let dict = PyDict::new(py);
+    for (name, value) in fields {
+        dict.set_item(name, to_python(py, value)?)?;
+    }
+    Ok(dict)
 }
 
 fn elements(py: Python<'_>, array: Array) -> PyResult<Py<PyAny>> {
@@ -144,10 +162,25 @@ pub fn from_python(pv: &str, given: &Bound<'_, PyAny>) -> PyResult<Value> {
     if given.is_instance_of::<PyList>() || given.is_instance_of::<PyTuple>() {
         return sequence(pv, given);
     }
+    if let Ok(given) = given.cast::<PyDict>() {
+        return structure(pv, given);
+    }
     if given.hasattr("dtype")? && given.hasattr("tolist")? {
         return numpy(pv, given);
     }
     Err(refused(pv, given, "is nothing that EPICS can hold"))
+}
+
+/// Fields by name, of a structure or of a table's columns.
+fn structure(pv: &str, given: &Bound<'_, PyDict>) -> PyResult<Value> {
+    let fields = given.iter().map(|(name, value)| match name.cast::<PyString>() {
+        Ok(name) => Ok((name.to_str()?.to_owned(), from_python(pv, &value)?)),
+        Err(_) => Err(refused(pv, &name, "is no field's name")),
+    });
+    Ok(Value::Structure {
+        id: String::new(),
+        fields: fields.collect::<PyResult<_>>()?,
+    })
 }
 
 fn refused(pv: &str, given: &Bound<'_, PyAny>, why: &str) -> PyErr {

@@ -109,7 +109,7 @@ pub fn number(value: &Value) -> Result<Number, Error> {
             "an array of {} elements, the PV is a scalar",
             array.len()
         ))),
-        Value::Structure { .. } | Value::List(_) | Value::Nothing => {
+        Value::Structure { .. } | Value::Table { .. } | Value::Image { .. } | Value::List(_) | Value::Nothing => {
             Err(Error::wrong_type("a structure, the PV is a number"))
         }
     }

@@ -16,6 +16,7 @@ pub struct Reading {
     alarm: Option<value::Alarm>,
     timestamp: Option<i64>,
     metadata: Option<Arc<value::Metadata>>,
+    fields: Option<Py<PyAny>>,
     received: Option<Instant>,
 }
 
@@ -29,6 +30,7 @@ impl Reading {
                 alarm: reading.alarm,
                 timestamp: reading.timestamp,
                 metadata: reading.metadata,
+                fields: reading.fields.map(|fields| to_python(py, fields)).transpose()?,
                 received: reading.received,
             },
         )
@@ -37,7 +39,9 @@ impl Reading {
 
 #[pymethods]
 impl Reading {
-    /// The value: int, float, str, bool, EnumValue, a read-only numpy array or a list of str; in the record's units.
+    /// The value in the record's units: int, float, str, bool, EnumValue, a read-only numpy array or a list of str. Over
+    /// pvAccess also a Table, an array of several dimensions (NTNDArray, shape as numpy has it, C order; compressed
+    /// ones are their bytes, shape (n,)), and a Structure for anything else.
     #[getter]
     fn value(&self, py: Python<'_>) -> Py<PyAny> {
         self.value.clone_ref(py)
@@ -81,6 +85,12 @@ impl Reading {
     #[getter]
     fn metadata(&self) -> Option<Metadata> {
         self.metadata.clone().map(Metadata)
+    }
+
+    /// What an NTNDArray has beside its value, alarm and time: attributes, unique id, codec, dimensions; else None.
+    #[getter]
+    fn fields(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.fields.as_ref().map(|fields| fields.clone_ref(py))
     }
 
     /// Seconds since a monitor received it, by this machine's clock; None for the answer to a request.

@@ -45,6 +45,17 @@ pub enum Value {
         id: String,
         fields: Vec<(String, Value)>,
     },
+    /// An NTTable: its columns in order, each with a label.
+    Table {
+        id: String,
+        fields: Vec<(String, Value)>,
+        labels: Vec<Text>,
+    },
+    /// An array of several dimensions, the fastest-varying one last.
+    Image {
+        array: Array,
+        shape: Vec<usize>,
+    },
     /// Elements that are structures, unions or variants themselves.
     List(Vec<Value>),
     /// A null union or variant.
@@ -139,6 +150,8 @@ pub struct Reading {
     /// Nanoseconds since the UNIX epoch, the IOC's clock.
     pub timestamp: Option<i64>,
     pub metadata: Option<Arc<Metadata>>,
+    /// pvAccess: what the structure has beside all this, where its value stands for itself.
+    pub fields: Option<Value>,
     /// When a subscription brought it; None for the answer to a get.
     pub received: Option<Instant>,
 }
@@ -150,6 +163,7 @@ impl Reading {
             alarm: None,
             timestamp: None,
             metadata: None,
+            fields: None,
             received: None,
         }
     }
@@ -282,7 +296,8 @@ impl Value {
         match self {
             Self::Text(text) => text.len(),
             Self::Array(array) => array.heap_bytes(),
-            Self::Structure { fields, .. } => fields
+            Self::Image { array, .. } => array.heap_bytes(),
+            Self::Structure { fields, .. } | Self::Table { fields, .. } => fields
                 .iter()
                 .map(|(name, value)| size_of::<(String, Value)>() + name.len() + value.heap_bytes())
                 .sum(),

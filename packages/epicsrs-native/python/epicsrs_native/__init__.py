@@ -20,7 +20,7 @@ from epicsrs_native._native import (
 )
 from epicsrs_native.delivery import Delivery, get_delivery
 from epicsrs_native.errors import AccessDeniedError, EpicsError, NotConnectedError, RemoteError, ReplyTimeoutError
-from epicsrs_native.values import DBE_ALARM, DBE_LOG, DBE_PROPERTY, DBE_VALUE, EnumValue
+from epicsrs_native.values import DBE_ALARM, DBE_LOG, DBE_PROPERTY, DBE_VALUE, EnumValue, Structure, Table
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,8 +48,10 @@ __all__ = [
     "Reading",
     "RemoteError",
     "ReplyTimeoutError",
+    "Structure",
     "Submitted",
     "Subscription",
+    "Table",
     "Watch",
     "__version__",
     "caught_panic_count",

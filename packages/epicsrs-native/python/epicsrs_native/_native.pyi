@@ -8,6 +8,7 @@ from typing_extensions import disjoint_base
 from epicsrs_native.errors import EpicsError
 from epicsrs_native.operation import Operation
 from epicsrs_native.submitted import Submitted
+from epicsrs_native.values import Structure
 
 __all__ = [
     "ABI",
@@ -234,6 +235,8 @@ class Reading:
     def message(self) -> str | None: ...
     @property
     def metadata(self) -> Metadata | None: ...
+    @property
+    def fields(self) -> Structure | None: ...
     @property
     def age(self) -> float | None: ...
 

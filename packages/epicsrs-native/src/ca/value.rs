@@ -103,6 +103,7 @@ pub fn reading(snapshot: Snapshot, array: bool, choices: Option<Choices>) -> Rea
         timestamp: i64::try_from(nanoseconds).ok(),
         value: from_dbr(snapshot.value, array, choices),
         metadata: None,
+        fields: None,
         received: None,
     }
 }

@@ -7,8 +7,7 @@ use std::time::Duration;
 use epics_pva_rs::client_native::channel::Channel;
 use epics_pva_rs::client_native::ops_v2::op_get_field;
 use epics_pva_rs::client_native::server_conn::ServerConn;
-use epics_pva_rs::proto::{ByteOrder, Command, PvaHeader, WriteExt};
-use epics_pva_rs::pv_request::{PvRequestExpr, build_pv_request, build_pv_request_fields, build_pv_request_value_only};
+use epics_pva_rs::proto::{Command, PvaHeader, WriteExt};
 use epics_pva_rs::pvdata::FieldDesc;
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
@@ -16,8 +15,10 @@ use tokio::task::AbortHandle;
 use super::monitor::{Watching, watch};
 use super::operation::{Operation, failure};
 use super::put::shape;
+use super::request::Request;
 use super::selection::Selection;
-use super::{PvaContext, value};
+use super::type_name::type_name;
+use super::{PvaContext, normative};
 use crate::error::{Error, Kind};
 use crate::events::Events;
 use crate::feed::{Feed, Feeds};
@@ -49,21 +50,6 @@ pub struct PvaLink {
     whole: Mutex<Option<bool>>,
 }
 
-/// What an operation was initialised for.
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Request {
-    Get {
-        form: Form,
-        whole: bool,
-    },
-    Put {
-        block: bool,
-    },
-    /// In the caller's words.
-    GetAs(Arc<str>),
-    PutAs(Arc<str>),
-}
-
 impl Drop for PvaLink {
     fn drop(&mut self) {
         self.keeper.abort();
@@ -87,33 +73,6 @@ fn destroy_channel(server: &ServerConn, sid: u32, cid: u32) -> Vec<u8> {
     frame.put_u32(sid, order);
     frame.put_u32(cid, order);
     frame
-}
-
-impl Request {
-    fn command(&self) -> Command {
-        match self {
-            Self::Get { .. } | Self::GetAs(_) => Command::Get,
-            Self::Put { .. } | Self::PutAs(_) => Command::Put,
-        }
-    }
-
-    fn encode(&self, server: &ServerConn) -> Result<Vec<u8>, Error> {
-        let big_endian = matches!(server.byte_order(), ByteOrder::Big);
-        Ok(match self {
-            Self::Get {
-                form: Form::Value,
-                whole: false,
-            }
-            | Self::Put { block: false } => build_pv_request_value_only(big_endian),
-            Self::Get {
-                form: Form::Time,
-                whole: false,
-            } => build_pv_request(big_endian),
-            Self::Get { .. } => build_pv_request_fields(&[], big_endian),
-            Self::Put { block: true } => parsed("record[block=true]field(value)")?.encode(big_endian),
-            Self::GetAs(text) | Self::PutAs(text) => parsed(text)?.encode(big_endian),
-        })
-    }
 }
 
 impl PvaLink {
@@ -211,9 +170,8 @@ impl PvaLink {
     /// Without a plain value, only the whole structure is a reading.
     async fn get_form(&self, form: Form) -> Result<Reading, Error> {
         let whole = self.whole.lock().unwrap_or(false);
-        let request = Request::Get { form, whole };
         let all = Selection::of(None)?;
-        match self.get_as(request, &all, form).await {
+        match self.get_as(Request::Get { form, whole }, &all, form).await {
             // A server refuses to initialise for fields that it does not have.
             Err(error) if error.kind == Kind::Remote && !whole => {
                 *self.whole.lock() = Some(true);
@@ -226,7 +184,7 @@ impl PvaLink {
     async fn get_as(&self, request: Request, selection: &Selection, form: Form) -> Result<Reading, Error> {
         let turn = self.turn.lock().await;
         let mut operation = self.operation(&request).await?;
-        let plain = value::has_plain_value(&operation.desc);
+        let plain = normative::has_plain_value(&operation.desc);
         if !plain && matches!(request, Request::Get { whole: false, .. }) {
             return Err(Error::new(Kind::Remote, "its structure has no plain value"));
         }
@@ -239,10 +197,18 @@ impl PvaLink {
     }
 
     pub async fn put(&self, value: Value, wait: bool, request: Option<Arc<str>>) -> Result<(), Error> {
-        let request = request.map_or(Request::Put { block: wait }, Request::PutAs);
+        let whole = self.whole.lock().unwrap_or(false);
+        let mut request = request.map_or(Request::Put { block: wait, whole }, Request::PutAs);
         let turn = self.turn.lock().await;
         let putting = self.putting.acquire().await.map_err(|_| Error::lost())?;
-        let mut operation = self.operation(&request).await?;
+        let mut operation = match (self.operation(&request).await, request.widened()) {
+            // Refused before anything was put: a structure without a value is put to by its own fields.
+            (Err(error), Some(widened)) if error.kind == Kind::Remote => {
+                request = widened;
+                self.operation(&request).await?
+            }
+            (opened, _) => opened?,
+        };
         let (field, changed) = shape(value, &mut operation).await?;
         operation.execute_put(&field, &changed)?;
         drop(turn);
@@ -262,15 +228,15 @@ impl PvaLink {
         let (server, _) = self.active().await?;
         let desc = self.description().await?;
         let of_value = match &desc {
-            FieldDesc::Structure { fields, .. } if value::has_plain_value(&desc) => fields
+            FieldDesc::Structure { fields, .. } if normative::has_plain_value(&desc) => fields
                 .iter()
                 .find(|(name, _)| name == "value")
-                .map(|(_, desc)| value::type_name(desc)),
+                .map(|(_, desc)| type_name(desc)),
             _ => None,
         };
         Ok(Info {
             address: server.addr.to_string(),
-            type_name: of_value.unwrap_or_else(|| value::type_name(&desc)),
+            type_name: of_value.unwrap_or_else(|| type_name(&desc)),
             count: None,
             readable: None,
             writable: None,
@@ -330,9 +296,4 @@ async fn keep_connected(channel: Arc<Channel>, link: Weak<PvaLink>) {
             }
         }
     }
-}
-
-/// A pvRequest in words.
-pub fn parsed(text: &str) -> Result<PvRequestExpr, Error> {
-    PvRequestExpr::parse(text).map_err(|e| Error::value(format!("request {text:?} is no pvRequest: {e}")))
 }

@@ -2,9 +2,12 @@
 
 mod link;
 mod monitor;
+mod normative;
 mod operation;
 mod put;
+mod request;
 mod selection;
+mod type_name;
 mod value;
 
 use std::collections::HashMap;
@@ -25,7 +28,7 @@ pub use link::PvaLink;
 
 /// Whether this is a pvRequest.
 pub fn check_request(text: &str) -> Result<(), Error> {
-    link::parsed(text).map(drop)
+    request::parsed(text).map(drop)
 }
 
 /// One attempt to open a circuit and a channel on it; the next follows by itself.

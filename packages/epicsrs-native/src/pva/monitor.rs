@@ -1,18 +1,18 @@
 //! A channel's monitor on the wire.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Weak};
 
 use epics_pva_rs::client_native::ops_v2::{MonitorFlow, MonitorTermination, SubscriptionHandle, op_monitor_handle_raw};
-use epics_pva_rs::proto::ByteOrder;
 use tokio::task::AbortHandle;
 
-use super::link::{PvaLink, parsed};
+use super::link::PvaLink;
+use super::normative;
 use super::operation::failure;
+use super::request::{encode, fields};
 use super::selection::Selection;
-use super::value;
 use crate::error::{Error, Kind};
 use crate::feed::{Feed, Wish};
-use crate::value::Form;
 
 /// Updates that wait at the server, and again here, before the last two are merged into one.
 const QUEUE: u32 = 1000;
@@ -45,8 +45,9 @@ pub async fn watch(link: Weak<PvaLink>, feed: Arc<Feed>) {
 }
 
 async fn start(link: &Arc<PvaLink>, feed: &Arc<Feed>) -> Result<SubscriptionHandle, Error> {
-    let plain = value::has_plain_value(&link.description().await?);
-    let request = request(link, &feed.wish, plain)?;
+    let plain = normative::has_plain_value(&link.description().await?);
+    let (server, _) = link.channel.try_get_active().ok_or_else(Error::lost)?;
+    let request = encode(&request(&feed.wish, plain), &server)?;
     let selection = Selection::of(feed.wish.request.as_deref())?;
     let feed = feed.clone();
     Ok(op_monitor_handle_raw(
@@ -63,17 +64,9 @@ async fn start(link: &Arc<PvaLink>, feed: &Arc<Feed>) -> Result<SubscriptionHand
 }
 
 /// Not pipelined: the crate's window against pvxs 1.5.3 can stop a stream until the record is posted again.
-fn request(link: &PvaLink, wish: &Wish, plain: bool) -> Result<Vec<u8>, Error> {
-    let usual = |fields| format!("record[queueSize={QUEUE}]field({fields})");
-    let text = match (&wish.request, wish.form) {
-        (Some(request), _) => request.to_string(),
-        (None, Form::Value) if plain => usual("value"),
-        (None, Form::Time) if plain => usual("value,alarm,timeStamp"),
-        (None, _) => usual(""),
-    };
-    let big_endian = link
-        .channel
-        .try_get_active()
-        .is_some_and(|(server, _)| matches!(server.byte_order(), ByteOrder::Big));
-    Ok(parsed(&text)?.encode(big_endian))
+fn request(wish: &Wish, plain: bool) -> Cow<'_, str> {
+    match &wish.request {
+        Some(request) => (&**request).into(),
+        None => format!("record[queueSize={QUEUE}]field({})", fields(wish.form, !plain)).into(),
+    }
 }

@@ -5,35 +5,94 @@ use epics_pva_rs::pvdata::encode::default_value_for;
 use epics_pva_rs::pvdata::{FieldDesc, PvField, PvStructure, ScalarType, ScalarValue, TypedScalarArray};
 
 use super::operation::Operation;
-use super::value;
+use super::type_name::type_name;
+use super::value::to_field;
 use crate::error::Error;
 use crate::exact;
 use crate::value::Value;
 
-/// The structure that a put sends, with the field that it sets.
+/// The structure that a put sends, with the fields that it sets.
 pub async fn shape(value: Value, operation: &mut Operation) -> Result<(PvField, BitSet), Error> {
     let desc = operation.desc.clone();
-    let FieldDesc::Structure { fields, .. } = &*desc else {
+    let FieldDesc::Structure { fields, struct_id } = &*desc else {
         let mut changed = BitSet::new();
         changed.set(0);
-        return Ok((value::to_field(value, &desc)?, changed));
+        return Ok((to_field(value, &desc)?, changed));
     };
-    let Some((_, of_value)) = fields.iter().find(|(name, _)| name == "value") else {
-        return Err(Error::wrong_type("the server's structure has no value to put to"));
-    };
-    let (path, field) = match of_value {
-        FieldDesc::Structure { struct_id, fields } if struct_id == "enum_t" => {
-            ("value.index", index(value, fields, operation).await?)
+    let mut sent = Vec::new();
+    match fields.iter().find(|(name, _)| name == "value") {
+        Some((_, FieldDesc::Structure { struct_id, fields })) if struct_id == "enum_t" => {
+            sent.push(("value.index".to_owned(), index(value, fields, operation).await?));
         }
-        plain => ("value", value::to_field(value, plain)?),
-    };
+        Some((_, of_value)) => {
+            let table = struct_id.starts_with("epics:nt/NTTable:");
+            collect("value".to_owned(), value, of_value, &mut sent)?;
+            if table {
+                check_columns(&sent)?;
+            }
+        }
+        None => collect(String::new(), value, &desc, &mut sent)?,
+    }
     let mut top = default_value_for(&desc);
-    set(&mut top, path, field);
     let mut changed = BitSet::new();
-    if let Some(bit) = desc.bit_for_path(path) {
-        changed.set(bit);
+    for (path, field) in sent {
+        set(&mut top, &path, field);
+        if let Some(bit) = desc.bit_for_path(&path) {
+            changed.set(bit);
+        }
     }
     Ok((top, changed))
+}
+
+/// The fields that a value sets, each with its path: a scalar or an array the one at `path`, a structure those it names.
+fn collect(path: String, value: Value, desc: &FieldDesc, sent: &mut Vec<(String, PvField)>) -> Result<(), Error> {
+    let (given, fields) = match (value, desc) {
+        (
+            Value::Structure { fields: given, .. } | Value::Table { fields: given, .. },
+            FieldDesc::Structure { fields, .. },
+        ) => (given, fields),
+        (Value::Structure { .. } | Value::Table { .. }, other) => {
+            return Err(Error::wrong_type(format!(
+                "a structure, the PV is a {}",
+                type_name(other)
+            )));
+        }
+        (value, plain) => {
+            sent.push((path, to_field(value, plain)?));
+            return Ok(());
+        }
+    };
+    for (name, value) in given {
+        let Some((_, desc)) = fields.iter().find(|(known, _)| *known == name) else {
+            let known: Vec<_> = fields.iter().map(|(known, _)| known).collect();
+            return Err(Error::value(format!("{name:?} is none of its fields {known:?}")));
+        };
+        let path = if path.is_empty() {
+            name
+        } else {
+            format!("{path}.{name}")
+        };
+        collect(path, value, desc, sent)?;
+    }
+    Ok(())
+}
+
+/// The columns of a table are equally long (normative types, NTTable).
+fn check_columns(sent: &[(String, PvField)]) -> Result<(), Error> {
+    let lengths: Vec<(&str, usize)> = sent
+        .iter()
+        .filter_map(|(path, field)| match field {
+            PvField::ScalarArrayTyped(array) => Some((path.rsplit('.').next().unwrap_or(path), array.len())),
+            _ => None,
+        })
+        .collect();
+    if lengths
+        .windows(2)
+        .any(|pair| matches!(pair, [(_, one), (_, two)] if one != two))
+    {
+        return Err(Error::value(format!("columns of different lengths: {lengths:?}")));
+    }
+    Ok(())
 }
 
 fn set(top: &mut PvField, path: &str, field: PvField) {
@@ -57,7 +116,7 @@ async fn index(value: Value, fields: &[(String, FieldDesc)], operation: &mut Ope
     let Value::Text(label) = value else {
         // No record has more choices than a DBF_ENUM can count, and none has a negative one.
         let index: u16 = exact::scalar(&value)?;
-        return value::to_field(Value::Int(i64::from(index)), &of_index);
+        return to_field(Value::Int(i64::from(index)), &of_index);
     };
     operation.execute_put_get()?;
     let present = operation.value().await?;

@@ -2,8 +2,8 @@
 
 use epics_pva_rs::pvdata::{FieldDesc, PvField, PvStructure};
 
-use super::link::parsed;
-use super::value;
+use super::normative;
+use super::request::parsed;
 use crate::error::Error;
 use crate::value::{Form, Reading};
 
@@ -21,15 +21,15 @@ impl Selection {
 
     /// The reading of a reply.
     pub fn reading(&self, desc: &FieldDesc, field: &PvField, form: Form) -> Reading {
-        let plain = value::has_plain_value(desc);
+        let plain = normative::has_plain_value(desc);
         match field {
             PvField::Structure(top) if !self.0.is_empty() => {
                 let paths: Vec<&str> = self.0.iter().map(String::as_str).collect();
                 let kept = kept(top, &paths);
                 let plain = plain && kept.get_field("value").is_some();
-                value::reading(&PvField::Structure(kept), plain, form)
+                normative::reading(&PvField::Structure(kept), plain, form)
             }
-            whole => value::reading(whole, plain, form),
+            whole => normative::reading(whole, plain, form),
         }
     }
 }

@@ -1,19 +1,20 @@
-//! PVA fields <-> Value, by the normative types of the EPICS 7 specification.
+//! PVA fields <-> Value, whatever structure they stand in.
 
 use std::sync::Arc;
 
 use epics_base_rs::types::PvString;
 use epics_pva_rs::pvdata::{FieldDesc, PvArray, PvField, PvStructure, ScalarType, ScalarValue, TypedScalarArray};
 
+use super::type_name::type_name;
 use crate::error::Error;
 use crate::exact;
-use crate::value::{Alarm, Array, Choices, Elements, Form, Limits, Metadata, Pair, Reading, Text, Value};
+use crate::value::{Array, Choices, Elements, Value};
 
 fn shared<T: Send + Sync + 'static>(array: &PvArray<T>) -> Elements<T> {
     Arc::new(array.clone())
 }
 
-fn scalar(value: &ScalarValue) -> Value {
+pub fn scalar(value: &ScalarValue) -> Value {
     match value {
         ScalarValue::Boolean(x) => Value::Bool(*x),
         ScalarValue::Byte(x) => Value::Int(i64::from(*x)),
@@ -30,7 +31,7 @@ fn scalar(value: &ScalarValue) -> Value {
     }
 }
 
-fn array(array: &TypedScalarArray) -> Array {
+pub fn array(array: &TypedScalarArray) -> Array {
     match array {
         TypedScalarArray::Boolean(a) => Array::Bool(shared(a)),
         TypedScalarArray::Byte(a) => Array::I8(shared(a)),
@@ -48,7 +49,7 @@ fn array(array: &TypedScalarArray) -> Array {
 }
 
 /// Any field; an `enum_t` becomes an enum wherever it stands.
-fn field(of: &PvField) -> Value {
+pub fn field(of: &PvField) -> Value {
     match of {
         PvField::Scalar(value) => scalar(value),
         PvField::ScalarArrayTyped(values) => Value::Array(array(values)),
@@ -78,7 +79,7 @@ fn field(of: &PvField) -> Value {
     }
 }
 
-fn nested(structure: &PvStructure) -> Value {
+pub fn nested(structure: &PvStructure) -> Value {
     Value::Structure {
         id: structure.struct_id.clone(),
         fields: structure
@@ -100,7 +101,7 @@ fn enumeration(structure: &PvStructure) -> Option<Value> {
     })
 }
 
-fn choices(structure: &PvStructure) -> Option<Choices> {
+pub fn choices(structure: &PvStructure) -> Option<Choices> {
     match structure.get_field("choices") {
         Some(PvField::ScalarArrayTyped(TypedScalarArray::String(labels))) => {
             Some(labels.iter().map(|label| label.as_bytes().to_vec()).collect())
@@ -109,7 +110,7 @@ fn choices(structure: &PvStructure) -> Option<Choices> {
     }
 }
 
-fn integer(field: Option<&PvField>) -> Option<i64> {
+pub fn integer(field: Option<&PvField>) -> Option<i64> {
     match field {
         Some(PvField::Scalar(value)) => match scalar(value) {
             Value::Int(i) => Some(i),
@@ -117,115 +118,6 @@ fn integer(field: Option<&PvField>) -> Option<i64> {
             _ => None,
         },
         _ => None,
-    }
-}
-
-fn number(field: Option<&PvField>) -> Option<f64> {
-    match field {
-        Some(PvField::Scalar(value)) => match scalar(value) {
-            Value::Int(i) => Some(i as f64),
-            Value::UInt(u) => Some(u as f64),
-            Value::Float(f) => Some(f),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-fn string(field: Option<&PvField>) -> Option<Text> {
-    match field {
-        Some(PvField::Scalar(ScalarValue::String(text))) => Some(text.as_bytes().to_vec()),
-        _ => None,
-    }
-}
-
-fn structure<'a>(of: &'a PvStructure, name: &str) -> Option<&'a PvStructure> {
-    match of.get_field(name) {
-        Some(PvField::Structure(inner)) => Some(inner),
-        _ => None,
-    }
-}
-
-/// Whether a structure's `value` is what a reading's value is: a scalar, an array or an enum.
-pub fn has_plain_value(desc: &FieldDesc) -> bool {
-    let FieldDesc::Structure { fields, .. } = desc else {
-        return true;
-    };
-    fields.iter().any(|(name, desc)| {
-        name == "value"
-            && match desc {
-                FieldDesc::Scalar(_) | FieldDesc::ScalarArray(_) => true,
-                FieldDesc::Structure { struct_id, .. } => struct_id == "enum_t",
-                _ => false,
-            }
-    })
-}
-
-/// A whole reply; `plain` as `has_plain_value` says.
-pub fn reading(of: &PvField, plain: bool, form: Form) -> Reading {
-    let PvField::Structure(top) = of else {
-        return Reading::bare(field(of));
-    };
-    let value = if plain {
-        top.get_field("value").map_or(Value::Nothing, field)
-    } else {
-        nested(top)
-    };
-    let mut reading = Reading::bare(value);
-    if form == Form::Value {
-        return reading;
-    }
-    reading.alarm = structure(top, "alarm").and_then(|alarm| {
-        Some(Alarm {
-            severity: i32::try_from(integer(alarm.get_field("severity"))?).ok()?,
-            status: i32::try_from(integer(alarm.get_field("status")).unwrap_or_default()).ok()?,
-            message: string(alarm.get_field("message")),
-        })
-    });
-    reading.timestamp = structure(top, "timeStamp").and_then(time);
-    if form == Form::Ctrl {
-        reading.metadata = Some(Arc::new(metadata(top)));
-    }
-    reading
-}
-
-/// A structure that nobody stamped has 0, which is no time.
-fn time(stamp: &PvStructure) -> Option<i64> {
-    let seconds = integer(stamp.get_field("secondsPastEpoch"))?;
-    let nanoseconds = integer(stamp.get_field("nanoseconds"))?;
-    if seconds == 0 && nanoseconds == 0 {
-        return None;
-    }
-    seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
-}
-
-fn pair(of: &PvStructure, low: &str, high: &str) -> Pair {
-    Some((number(of.get_field(low))?, number(of.get_field(high))?))
-}
-
-fn metadata(top: &PvStructure) -> Metadata {
-    let display = structure(top, "display");
-    let control = structure(top, "control");
-    let alarm = structure(top, "valueAlarm");
-    let limits = Limits {
-        display: display.and_then(|d| pair(d, "limitLow", "limitHigh")),
-        control: control.and_then(|c| pair(c, "limitLow", "limitHigh")),
-        warning: alarm.and_then(|a| pair(a, "lowWarningLimit", "highWarningLimit")),
-        alarm: alarm.and_then(|a| pair(a, "lowAlarmLimit", "highAlarmLimit")),
-    };
-    let any = limits
-        .display
-        .or(limits.control)
-        .or(limits.warning)
-        .or(limits.alarm)
-        .is_some();
-    let value = structure(top, "value");
-    Metadata {
-        units: display.and_then(|d| string(d.get_field("units"))),
-        precision: display.and_then(|d| i32::try_from(integer(d.get_field("precision"))?).ok()),
-        choices: value.filter(|v| v.struct_id == "enum_t").and_then(choices),
-        limits: any.then_some(limits),
-        description: display.and_then(|d| string(d.get_field("description"))),
     }
 }
 
@@ -285,40 +177,5 @@ fn characters(value: Value) -> Value {
             Value::Array(Array::U8(exact::elements(text)))
         }
         other => other,
-    }
-}
-
-/// The type as the pvAccess specification writes it: `double`, `double[]`, a structure by its id.
-pub fn type_name(desc: &FieldDesc) -> String {
-    let scalar = |kind: &ScalarType| match kind {
-        ScalarType::Boolean => "boolean",
-        ScalarType::Byte => "byte",
-        ScalarType::Short => "short",
-        ScalarType::Int => "int",
-        ScalarType::Long => "long",
-        ScalarType::UByte => "ubyte",
-        ScalarType::UShort => "ushort",
-        ScalarType::UInt => "uint",
-        ScalarType::ULong => "ulong",
-        ScalarType::Float => "float",
-        ScalarType::Double => "double",
-        ScalarType::String => "string",
-    };
-    let named = |id: &str, otherwise: &str| {
-        if id.is_empty() {
-            otherwise.to_owned()
-        } else {
-            id.to_owned()
-        }
-    };
-    match desc {
-        FieldDesc::Scalar(kind) => scalar(kind).to_owned(),
-        FieldDesc::ScalarArray(kind) => format!("{}[]", scalar(kind)),
-        FieldDesc::Structure { struct_id, .. } => named(struct_id, "structure"),
-        FieldDesc::StructureArray { struct_id, .. } => format!("{}[]", named(struct_id, "structure")),
-        FieldDesc::Union { struct_id, .. } => named(struct_id, "union"),
-        FieldDesc::UnionArray { struct_id, .. } => format!("{}[]", named(struct_id, "union")),
-        FieldDesc::Variant => "any".to_owned(),
-        FieldDesc::VariantArray => "any[]".to_owned(),
     }
 }

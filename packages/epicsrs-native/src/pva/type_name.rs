@@ -1,0 +1,38 @@
+//! Types as the pvAccess specification writes them.
+
+use epics_pva_rs::pvdata::{FieldDesc, ScalarType};
+
+/// The type as the pvAccess specification writes it: `double`, `double[]`, a structure by its id.
+pub fn type_name(desc: &FieldDesc) -> String {
+    let scalar = |kind: &ScalarType| match kind {
+        ScalarType::Boolean => "boolean",
+        ScalarType::Byte => "byte",
+        ScalarType::Short => "short",
+        ScalarType::Int => "int",
+        ScalarType::Long => "long",
+        ScalarType::UByte => "ubyte",
+        ScalarType::UShort => "ushort",
+        ScalarType::UInt => "uint",
+        ScalarType::ULong => "ulong",
+        ScalarType::Float => "float",
+        ScalarType::Double => "double",
+        ScalarType::String => "string",
+    };
+    let named = |id: &str, otherwise: &str| {
+        if id.is_empty() {
+            otherwise.to_owned()
+        } else {
+            id.to_owned()
+        }
+    };
+    match desc {
+        FieldDesc::Scalar(kind) => scalar(kind).to_owned(),
+        FieldDesc::ScalarArray(kind) => format!("{}[]", scalar(kind)),
+        FieldDesc::Structure { struct_id, .. } => named(struct_id, "structure"),
+        FieldDesc::StructureArray { struct_id, .. } => format!("{}[]", named(struct_id, "structure")),
+        FieldDesc::Union { struct_id, .. } => named(struct_id, "union"),
+        FieldDesc::UnionArray { struct_id, .. } => format!("{}[]", named(struct_id, "union")),
+        FieldDesc::Variant => "any".to_owned(),
+        FieldDesc::VariantArray => "any[]".to_owned(),
+    }
+}
