@@ -65,7 +65,7 @@ CASES: list[tuple[str, Any, str, dict[str, Any]]] = [
     ("ca pva", Array1D[np.float64], "empty", array("<f8", [0], units="", precision=0)),
     ("ca pva", Sequence[str], "strings", array("|S40", [2])),
     ("pva", np.ndarray, "image", array("<u2", [2, 3])),
-    ("pva", None, "table", array([["name", "|S40"], ["on", "|u1"], ["position", "<f8"]], [2])),  # type: ignore[arg-type]
+    ("pva", None, "table", array([["on", "|u1"], ["position", "<f8"], ["name", "|S40"]], [2])),  # type: ignore[arg-type]
     ("pva", int, "plain", scalar("integer", "<i8")),
 ]
 

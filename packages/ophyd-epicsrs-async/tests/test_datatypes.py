@@ -206,8 +206,41 @@ def test_a_table_is_read_by_its_class(ioc, run):
         assert_is(row.on, array(np.bool_, False, True))
         assert_is(row.position, array(np.float64, 1.5, -2.5))
         assert row.name == ["a", "b"]
-        with pytest.raises(TypeError, match=r"pva://.*table: a put of a table is not supported yet"):
+
+    run(main())
+
+
+@pytest.mark.parametrize("datatype", [Row, None])
+def test_a_table_is_put_and_monitored_whole(ioc, run, datatype):
+    async def main():
+        signal = epicsrs_signal_rw(datatype, ioc.pv("put_table", "pva"), name="signal")
+        await signal.connect()
+        updates: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        signal.subscribe_reading(updates.put_nowait)
+        await asyncio.wait_for(updates.get(), 5.0)
+        for rows in ([True, False, True], [False]):
+            row = Row(on=np.array(rows), position=np.arange(len(rows)) + 0.5, name=["x"] * len(rows))
             await signal.set(row)
+            async with asyncio.timeout(5.0):
+                while len((update := await updates.get())["signal"]["value"].name) != len(rows):
+                    pass
+            assert_is(np.asarray(update["signal"]["value"].on, np.bool_), row.on)
+            assert_is((await signal.get_value()).position, row.position)
+        signal.clear_sub(updates.put_nowait)
+        assert (await signal.describe())["signal"]["shape"] == [1]
+
+    run(main())
+
+
+def test_none_writes_a_table_back(ioc, run):
+    async def main():
+        signal = epicsrs_signal_rw(Row, ioc.pv("put_table", "pva"), name="signal")
+        await signal.connect()
+        await signal.set(Row(on=np.array([True]), position=np.array([7.5]), name=["before"]))
+        await signal.connect(force_reconnect=True)
+        await signal.set(Row(on=np.array([False]), position=np.array([8.5]), name=["after"]))
+        await signal.set(None)
+        assert (await signal.get_value()).name == ["before"]
 
     run(main())
 

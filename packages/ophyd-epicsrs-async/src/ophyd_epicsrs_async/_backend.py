@@ -17,7 +17,7 @@ from ._channels import Channels
 from ._converter import Converter, make_converter
 from ._datakey import datakey
 from ._monitor import Monitor
-from ._shape import Kind, Shape
+from ._shape import Shape
 
 # Updates that may wait for an event loop that is busy.
 _KEEP_ALL = 100_000
@@ -104,7 +104,7 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
             EpicsError: The server refused, or the circuit was lost before the completion.
         """
         address, converter = self._write_address, self._known_converter
-        native = self._initial_value(address, converter) if value is None else converter.write(value)
+        native = converter.write(self._initial_value(address) if value is None else value)
         wait = self.options.wait
         if callable(wait):
             wait = wait(converter.read(native) if value is None else value)
@@ -198,12 +198,10 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
         self._initial[address] = reading.value
         return Shape.of(address, info, reading)
 
-    def _initial_value(self, address: Address, converter: Converter) -> Any:
+    def _initial_value(self, address: Address) -> Any:
         if address not in self._initial:
             raise NotConnectedError(f"{address}: connect() has not read a value to write back")
-        initial = self._initial[address]
-        # What cannot be put at all is refused in the same words.
-        return converter.write(initial) if converter.kind in {Kind.TABLE, Kind.IMAGE} else initial
+        return self._initial[address]
 
     async def _get(self, address: Address, form: Any) -> epicsrs_native.Reading:
         return await self._channels[address].get_async(form=form, timeout=None)

@@ -1,8 +1,8 @@
 """A signal's datatype against what its PVs carry: whether they go together, and how values are read and written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import isfinite
 from typing import Any, get_args, get_origin
 
 import numpy as np
@@ -28,13 +28,6 @@ _FLAGS = {
 
 def _same(value: Any) -> Any:
     return value
-
-
-def _refuse(message: str) -> Callable[[Any], Any]:
-    def write(_value: Any) -> Any:
-        raise TypeError(message)
-
-    return write
 
 
 @dataclass(frozen=True)
@@ -111,10 +104,10 @@ def _flag(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:
     elif shape.kind is not Kind.BOOLEAN and shape.element not in _FLAGS[shape.address.protocol]:
         return None
 
-    def write(value: Any) -> int:
-        if value not in {0, 1}:
+    def write(value: Any) -> bool:
+        if not isinstance(value, Hashable) or value not in {False, True}:
             raise ValueError(f"{shape.address}: {value!r} is neither True nor False")
-        return int(value)
+        return bool(value)
 
     return Converter(bool, shape.kind, bool, write)
 
@@ -214,8 +207,8 @@ def _table(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:
     if shape.kind is not Kind.TABLE or not (isinstance(datatype, type) and issubclass(datatype, Table)):
         return None
 
-    refuse = _refuse(f"{shape.address}: a put of a table is not supported yet")
-    return Converter(datatype, shape.kind, lambda value: datatype(**value["value"]), refuse)
+    # Columns go by name, so a table of any class will do, or a dict.
+    return Converter(datatype, shape.kind, lambda columns: datatype(**columns), dict)
 
 
 def _image(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:
@@ -223,15 +216,10 @@ def _image(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:
     if shape.kind is not Kind.IMAGE or wanted not in {None, np.ndarray}:
         return None
 
-    def read(value: Any) -> Any:
-        elements = value["value"]
-        # NTNDArray lists the fastest-varying dimension first; numpy lists it last.
-        sizes = [dimension["size"] for dimension in reversed(value["dimension"])]
-        if prod(sizes) != len(elements):
-            raise ValueError(f"{shape.address}: {len(elements)} elements for an image of {sizes}")
-        return elements.reshape(sizes)
+    def write(_value: Any) -> Any:
+        raise TypeError(f"{shape.address}: a put to an NTNDArray is not supported")
 
-    return Converter(np.ndarray, shape.kind, read, _refuse(f"{shape.address}: a put to an NTNDArray is not supported"))
+    return Converter(np.ndarray, shape.kind, write=write)
 
 
 def _inferred(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:
