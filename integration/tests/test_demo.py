@@ -88,7 +88,7 @@ def test_it_scans_and_leaves_valid_documents_and_a_picture(start: Start, tmp_pat
     # A picture without curves has less.
     assert len(picture) > 50_000
 
-    assert {path.stem for path in (tmp_path / "epicsrs-demo-documents").iterdir()} == set(RUNS)
+    assert {path.stem for path in (tmp_path / "epicsrs-demo-documents").glob("*.jsonl")} == set(RUNS)
     for run, events in RUNS.items():
         found = documents(tmp_path, run)
         for name, doc in found:
@@ -96,9 +96,23 @@ def test_it_scans_and_leaves_valid_documents_and_a_picture(start: Start, tmp_pat
         assert found[0][0] == "start" and found[-1][0] == "stop"
         assert found[-1][1]["exit_status"] == "success"
         assert found[-1][1]["num_events"]["primary"] == events
+    for run, separator in (("step-ophyd", "_"), ("step-ophyd-async", "-")):
+        check_steps(documents(tmp_path, run), f"detectors{separator}")
     [page] = [doc for name, doc in documents(tmp_path, "fly-bulk") if name == "event_page"]
     times = page["data"]["fly_time_ns"]
     assert times == sorted(set(times)) and 2.0e9 < times[-1] - times[0] < 20.0e9
+
+
+def check_steps(found: list[tuple[str, dict[str, Any]]], detectors: str) -> None:
+    """At each step the stage has arrived, and the detectors have counted there."""
+    events = [doc for name, doc in found if name == "event" and "stage" in doc["data"]]
+    keys = ("stage", f"{detectors}i0", f"{detectors}it", f"{detectors}fluo")
+    stage, i0, it, _ = (np.array([event["data"][key] for event in events]) for key in keys)
+    assert stage == pytest.approx(np.linspace(-5.0, 5.0, 41))
+    assert it / i0 == pytest.approx(0.03 + 0.8 * np.exp(-0.5 * ((stage + 1.0) / 1.2) ** 2), rel=0.05)
+    for key in keys:
+        times = [event["timestamps"][key] for event in events]
+        assert times == sorted(set(times)), key
 
 
 def test_ctrl_c_ends_it_and_its_run(start: Start, tmp_path: Path) -> None:
@@ -127,6 +141,7 @@ def test_a_part_that_fails_is_one_sentence_and_a_failure(start: Start, tmp_path:
     assert errors.count("\n") == 1
     assert errors.startswith("epicsrs-demo: the step scan with ophyd-async failed: ")
     assert "step-ophyd-async.jsonl" in errors
+    assert "Traceback" in (tmp_path / "epicsrs-demo-documents" / "log.txt").read_text()
 
 
 @pytest.fixture

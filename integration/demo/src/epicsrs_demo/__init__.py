@@ -1,5 +1,6 @@
 """``uv run epicsrs-demo``: a simulated beamline, scanned by one RunEngine through every package of epicsrs."""
 
+import logging
 import os
 import sys
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ __all__ = ["main"]
 
 PICTURE = Path("epicsrs-demo.png")
 DOCUMENTS = Path("epicsrs-demo-documents")
+LOG = DOCUMENTS / "log.txt"
 # What a shell reports of a program that Ctrl-C has ended.
 INTERRUPTED = 130
 
@@ -32,6 +34,8 @@ def _show(parts: Parts) -> None:
     with ExitStack() as stack:
         with parts.part("start of the IOC"):
             DOCUMENTS.mkdir(exist_ok=True)
+            # The terminal is for the live view; bluesky logs the traceback of a plan that failed.
+            logging.basicConfig(filename=LOG, filemode="w", level=logging.WARNING)
             ioc = stack.enter_context(SoftIoc(database()))
             # Before any client is opened, which reads them.
             os.environ.update(ioc.environment)

@@ -1,4 +1,8 @@
-"""The beamline as ophyd-async sees it, through ophyd-epicsrs-async."""
+"""The beamline as ophyd-async sees it, through ophyd-epicsrs-async.
+
+Its signals are uncached: each is read from the IOC once the put is answered. A cached one gives the last update of a
+monitor, and that of the move or exposure may come later than the answer.
+"""
 
 from typing import Any
 
@@ -12,7 +16,7 @@ class Stage(StandardReadable, Movable[float]):
     """A stage whose put is answered when it has arrived."""
 
     def __init__(self, prefix: str, name: str = "") -> None:
-        with self.add_children_as_readables(StandardReadableFormat.HINTED_SIGNAL):
+        with self.add_children_as_readables(StandardReadableFormat.HINTED_UNCACHED_SIGNAL):
             self.readback = epicsrs_signal_r(float, f"{prefix}:RBV")
         self.setpoint = epicsrs_signal_rw(float, prefix)
         super().__init__(name=name)
@@ -31,7 +35,7 @@ class Detectors(StandardReadable, Triggerable):
     """Three detectors that count together; two of them over pvAccess."""
 
     def __init__(self, prefix: str, name: str = "") -> None:
-        with self.add_children_as_readables(StandardReadableFormat.HINTED_SIGNAL):
+        with self.add_children_as_readables(StandardReadableFormat.HINTED_UNCACHED_SIGNAL):
             self.i0 = epicsrs_signal_r(float, f"{prefix}i0")
             self.it = epicsrs_signal_r(float, f"pva://{prefix}it")
             self.fluo = epicsrs_signal_r(float, f"pva://{prefix}fluo")

@@ -1,6 +1,5 @@
 """The RunEngine, which ends with the first Ctrl-C."""
 
-import logging
 import threading
 from typing import Any
 
@@ -25,8 +24,6 @@ class Engine:
     """One RunEngine that runs plans to their end."""
 
     def __init__(self) -> None:
-        # What fails is raised by `run`, and told once, by the caller.
-        logging.getLogger("bluesky").addHandler(logging.NullHandler())
         waiting = AbortOnCtrlC()
         # Without bluesky's own handler, which pauses and waits for a second Ctrl-C.
         self.engine = waiting.engine = RunEngine({}, context_managers=[], during_task=waiting)

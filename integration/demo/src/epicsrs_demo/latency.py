@@ -24,6 +24,8 @@ GETS = 60
 class LatencyMeter:
     """Reads one PV ``GETS`` times through each layer in turn, for each event, in the RunEngine's loop.
 
+    One by one they would hinder each other: an awaited read that follows a blocking one takes milliseconds.
+
     Its readings are arrays of seconds, named ``<protocol>_<layer>``.
     """
 
@@ -34,11 +36,11 @@ class LatencyMeter:
         pvs = {protocol: f"{protocol}://{SCALARS[0]}" for protocol in PROTOCOLS}
         self._pvs = pvs
         self._channels = {protocol: get_context().channel(pv) for protocol, pv in pvs.items()}
-        self._old = {protocol: EpicsSignal(pv, name=f"{protocol}_ophyd") for protocol, pv in pvs.items()}
+        self._old_signals = {protocol: EpicsSignal(pv, name=f"{protocol}_ophyd") for protocol, pv in pvs.items()}
         self.signals = {p: epicsrs_signal_r(float, pv, name=f"{p}_ophyd_async") for p, pv in pvs.items()}
         for protocol in PROTOCOLS:
             self._channels[protocol].connect()
-            self._old[protocol].wait_for_connection(timeout=5.0)
+            self._old_signals[protocol].wait_for_connection(timeout=5.0)
 
     def describe(self) -> dict[str, dict[str, Any]]:
         return {
@@ -63,7 +65,7 @@ class LatencyMeter:
 
     async def _measure(self, protocol: Protocol) -> list[np.ndarray]:
         """The seconds of each read, an array for each layer."""
-        reads = (self._channels[protocol].get, self._old[protocol].get, self.signals[protocol].get_value)
+        reads = (self._channels[protocol].get, self._old_signals[protocol].get, self.signals[protocol].get_value)
         return [await _time(read) for read in reads]
 
 
