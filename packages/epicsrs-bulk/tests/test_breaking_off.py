@@ -258,7 +258,7 @@ def test_a_resumed_plan_flies_again_and_keeps_both(board: Ioc, engine: RunEngine
 def test_an_ioc_that_dies_in_flight_ends_it_within_its_timeouts(
     board: Ioc, engine: RunEngine, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    mortal = Ioc(NETWORK.iocs[4], tmp_path_factory.mktemp("mortal"), [Path(__file__).parent / "records.db"])
+    mortal = Ioc(NETWORK.iocs[2], tmp_path_factory.mktemp("mortal"), [Path(__file__).parent / "records.db"])
     mortal.start()
     i0, busy, abort = (mortal.pv(name) for name in ("i0", "manual_busy", "abort"))
     device = WaveformFlyer(

@@ -16,9 +16,11 @@ from epicsrs_bulk._errors import (
     ShortWaveformError,
 )
 from epicsrs_bulk._growing import read_until, read_until_async
+from epicsrs_bulk._monitor_flyer import MonitorFlyer
 from epicsrs_bulk._read import BulkRead, PvReading, bulk_read, bulk_read_async
 from epicsrs_bulk._resample import resample
 from epicsrs_bulk._times import ClockCounts, ConstantInterval, RecordTime, TimeWaveform
+from epicsrs_bulk._trace import Trace
 from epicsrs_bulk._validation import fast_event_page_validation
 from epicsrs_bulk._waveform_flyer import WaveformFlyer
 
@@ -32,10 +34,12 @@ __all__ = [
     "FlightError",
     "FlightStoppedError",
     "FlightTimeoutError",
+    "MonitorFlyer",
     "PvReading",
     "RecordTime",
     "ShortWaveformError",
     "TimeWaveform",
+    "Trace",
     "WaveformFlyer",
     "bulk_read",
     "bulk_read_async",

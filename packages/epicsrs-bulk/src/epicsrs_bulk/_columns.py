@@ -39,14 +39,13 @@ def check_key(key: str, pv: str = "") -> None:
         raise ValueError(f"{of}a key is not empty and has no '.' and no '/' in it; {key!r} will not do")
 
 
-def check_keys(keys: Iterable[str]) -> None:
-    """ValueError where two columns, or a column and the ``<key>_valid`` of another, have one name."""
+def check_unique(names: Iterable[str]) -> None:
+    """ValueError where two columns, those beside a column included, have one name."""
     seen: set[str] = set()
-    for key in keys:
-        for name in (key, key + VALID):
-            if name in seen:
-                raise ValueError(f"two columns are called {name!r}")
-            seen.add(name)
+    for name in names:
+        if name in seen:
+            raise ValueError(f"two columns are called {name!r}")
+        seen.add(name)
 
 
 @dataclass(frozen=True)
@@ -79,20 +78,15 @@ class Column:
         if not self.pv:
             raise ValueError(f"column {self.key!r} has no PV")
         check_key(self.key, self.pv)
-        dtype = np.dtype(self.dtype)
-        if dtype.kind not in _DTYPES:
-            raise TypeError(f"{self.pv}: a column holds floats, integers or booleans, not {dtype}")
+        dtype, fill = resolve_dtype(self.pv, self.dtype, self.fill)
         object.__setattr__(self, "dtype", dtype)
+        object.__setattr__(self, "fill", fill)
         for name, least in (("offset", 0), ("stride", 1)):
             count = getattr(self, name)
             if not isinstance(count, int) or isinstance(count, bool):
                 raise TypeError(f"{self.pv}: {name} is an int, not {count!r}")
             if count < least:
                 raise ValueError(f"{self.pv}: {name} is {least} or more, not {count}")
-        if self.fill is None and dtype.kind != "f":
-            raise ValueError(f"{self.pv}: {dtype} has no NaN; declare the fill of cells that were not measured")
-        fill = math.nan if self.fill is None else self.fill
-        object.__setattr__(self, "fill", cast(np.asarray([fill]), dtype, f"{self.pv}: fill")[0].item())
 
     def rows(self, waveform: object) -> int:
         """How many rows the waveform has, after offset and stride."""
@@ -134,6 +128,22 @@ class Column:
         if elements.ndim != 1:
             raise TypeError(f"{self.pv}: a column comes from one dimension, not from the shape {elements.shape}")
         return elements[self.offset :: self.stride]
+
+
+def resolve_dtype(pv: str, dtype: DTypeLike, fill: float | None) -> tuple[np.dtype[Any], Any]:
+    """A column's dtype and what its unknown cells hold.
+
+    Raises:
+        TypeError: Neither floats, nor integers, nor booleans.
+        ValueError: A fill that the dtype does not hold, or none where it has no NaN.
+    """
+    resolved = np.dtype(dtype)
+    if resolved.kind not in _DTYPES:
+        raise TypeError(f"{pv}: a column holds floats, integers or booleans, not {resolved}")
+    if fill is None and resolved.kind != "f":
+        raise ValueError(f"{pv}: {resolved} has no NaN; declare the fill of cells that were not measured")
+    cell = np.asarray([math.nan if fill is None else fill])
+    return resolved, cast(cell, resolved, f"{pv}: fill")[0].item()
 
 
 def cast(values: NDArray[Any], dtype: np.dtype[Any], what: str) -> NDArray[Any]:

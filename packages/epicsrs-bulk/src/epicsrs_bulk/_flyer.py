@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from abc import ABC, abstractmethod
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from concurrent.futures import Future
 
-    from bluesky.protocols import Status
-    from event_model import PartialEventPage
+    from bluesky.protocols import Reading, Status
+    from event_model import DataKey, PartialEventPage
 
     from epicsrs_bulk._flight import Flight, Outcome
 
@@ -44,6 +45,7 @@ class Flyer(ABC):
     def __init__(self, name: str, stop_timeout: float) -> None:
         self._name = name
         self._stop_timeout = stop_timeout
+        self._made = time.time()
         self._status = _status_class(type(self).__name__)
         self._lock = threading.Lock()
         self._flights: list[Flight] = []
@@ -61,6 +63,22 @@ class Flyer(ABC):
     @property
     def name(self) -> str:
         return self._name
+
+    @property
+    def _configuration(self) -> dict[str, str | float]:
+        """How the rows come about, for the descriptor."""
+        return {}
+
+    def describe_configuration(self) -> dict[str, DataKey]:
+        """The data keys of ``read_configuration``."""
+        return {
+            key: {"source": self._name, "dtype": "string" if isinstance(value, str) else "number", "shape": []}
+            for key, value in self._configuration.items()
+        }
+
+    def read_configuration(self) -> dict[str, Reading[Any]]:
+        """How the rows come about: settings of this object, which the descriptor records."""
+        return {key: {"value": value, "timestamp": self._made} for key, value in self._configuration.items()}
 
     def nested(self, stream: str = "primary") -> NestedFlyer:
         """The same flyer for plans that declare no stream, as ``bp.fly``: its rows go to ``stream``."""

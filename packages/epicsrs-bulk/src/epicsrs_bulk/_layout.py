@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from epicsrs_bulk._columns import VALID, check_key, check_keys, data_key
+from epicsrs_bulk._columns import VALID, check_key, check_unique, data_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,8 @@ class Layout:
 
     def __post_init__(self) -> None:
         check_key(self.time_key, self.axis.pv)
-        check_keys([*(column.key for column in self.columns), self.time_key])
+        keys = [*(column.key for column in self.columns), self.time_key]
+        check_unique(name for key in keys for name in (key, key + VALID))
         if not (self.rows is None or isinstance(self.rows, str)):
             count_of("rows", self.rows)
         if self.spread is not None and not (math.isfinite(self.spread) and self.spread >= 0):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from bluesky.protocols import Status
-    from event_model import PartialEventPage
+    from bluesky.protocols import Reading, Status
+    from event_model import DataKey, PartialEventPage
 
     from epicsrs_bulk._flyer import Flyer
 
@@ -31,6 +31,12 @@ class NestedFlyer:
 
     def describe_collect(self) -> dict[str, Mapping[str, Any]]:
         return {self._stream: self._flyer.describe_collect()}
+
+    def describe_configuration(self) -> dict[str, DataKey]:
+        return self._flyer.describe_configuration()
+
+    def read_configuration(self) -> dict[str, Reading[Any]]:
+        return self._flyer.read_configuration()
 
     def kickoff(self) -> Status:
         return self._flyer.kickoff()

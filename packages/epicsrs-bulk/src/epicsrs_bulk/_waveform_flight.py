@@ -135,7 +135,8 @@ class WaveformFlight(Flight):
             if broken.done():
                 return self.error(FlightStoppedError, f"broken off: {broken.result()}")
             return self._timed_out()
-        except (EpicsError, TypeError, ValueError) as error:
+        except Exception as error:
+            # Whatever it is, the hardware is disarmed.
             return self.error(FlightError, f"{'broken off' if self._armed else 'not started'}: {error}", error)
         finally:
             flying.cancel()

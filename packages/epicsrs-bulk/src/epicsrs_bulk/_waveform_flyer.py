@@ -84,5 +84,13 @@ class WaveformFlyer(Flyer):
         """The data keys of the page that ``collect_pages`` will yield."""
         return self._layout.describe()
 
+    @property
+    def _configuration(self) -> dict[str, str | float]:
+        return {f"{self.name}_time_axis": repr(self._layout.axis)} | {
+            f"{self.name}_{column.key}_{setting}": getattr(column, setting)
+            for column in self._layout.columns
+            for setting in ("offset", "stride")
+        }
+
     def _flight(self) -> WaveformFlight:
         return WaveformFlight(self.name, self._procedure, self._layout)
