@@ -79,9 +79,9 @@ def test_without_a_monitor_each_get_is_fresh(ioc, protocol, make):
 
 
 def test_with_a_monitor_get_gives_its_last_update(ioc, protocol, make):
-    signal = make(EpicsSignal, ioc.pv("put_double", protocol), auto_monitor=True)
-    signal.put(5.0, wait=True)
-    seen = []
+    signal = make(EpicsSignalRO, ioc.pv("put_double", protocol), auto_monitor=True)
+    writer, seen = make(EpicsSignal, ioc.pv("put_double")), []
+    writer.put(5.0, wait=True)
     signal.subscribe(lambda value, **_: seen.append(value))
     until(lambda: seen[-1:] == [5.0])
 

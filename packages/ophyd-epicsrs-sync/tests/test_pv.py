@@ -119,4 +119,4 @@ def test_callbacks_may_be_given_with_the_pv(ioc, get_pv):
     get_pv(ioc.pv("double"), callback=lambda value, **_: one.append(value))
     get_pv(ioc.pv("double"), callback=[lambda value, **_: two.append(value), lambda value, **_: two.append(value)])
 
-    until(lambda: (one, two) == ([3.25], [3.25, 3.25]))
+    until(lambda: (one, two) == ([3.25], [3.25, 3.25]), what=lambda: (one, two))

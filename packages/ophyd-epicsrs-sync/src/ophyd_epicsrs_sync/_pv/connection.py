@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
-from epicsrs_native import NotConnectedError, RemoteError
+from epicsrs_native import NotConnectedError, RemoteError, ReplyTimeoutError
 from ophyd_epicsrs_sync._pv import fields
 
 if TYPE_CHECKING:
@@ -64,22 +64,46 @@ class Connection:
             return True
         end = None if timeout is None else time.monotonic() + timeout
         try:
-            # Native's wait, because Ctrl-C ends it on every platform.
             self.channel.connect(timeout=timeout)
-            if self._lane.here:
+            if not self.connected:
                 self._bring_forward(end)
-        except NotConnectedError:
+        except (NotConnectedError, ReplyTimeoutError):
             return False
+        # Short waits, because Ctrl-C does not end a long one on every platform.
         while not (self._lane.here or self._ready.wait(_left(end, 0.1))):
             if end is not None and time.monotonic() > end:
                 break
         return self.connected
 
     def _bring_forward(self, end: float | None) -> None:
-        """A callback on the metadata lane waits for this PV, whose events wait behind that callback: run them first."""
+        """Somebody waits for this PV: ask on his thread, which is quicker than to be told.
+
+        On the metadata lane it is the only way: this PV's events wait behind the callback that waits for it.
+        """
         info = self.channel.info(timeout=_left(end))
-        reading = None if skips_value(info) else self.channel.get(form="ctrl", count=1, timeout=_left(end))
-        self._announce(info, reading)
+        reading = self._read_metadata(info, end)
+        if self._lane.here:
+            self._announce(info, reading)
+        else:
+            self._lane.delivery.call(self._announce_in, self.number, info, reading)
+
+    def _read_metadata(self, info: Info, end: float | None) -> Reading | None:
+        if skips_value(info):
+            return None
+        try:
+            return self.channel.get(form="ctrl", count=1, timeout=_left(end))
+        except RemoteError as error:
+            self._unreadable(error)
+            return None
+
+    def _unreadable(self, error: RemoteError) -> None:
+        """Still connected: a PV that may be written and not read, for example."""
+        logger.warning("%s: connected, but its metadata cannot be read: %s", self.channel.pv, error)
+
+    def _announce_in(self, number: int, info: Info, reading: Reading | None) -> None:
+        """What another thread has asked, unless the connection was lost meanwhile."""
+        if self.learning and number == self.number:
+            self._announce(info, reading)
 
     def _event(self, up: bool) -> None:
         if up == (self.connected or self.learning):
@@ -112,8 +136,7 @@ class Connection:
             return
         error = reply.exception()
         if isinstance(error, RemoteError):
-            # Still connected: a PV that may be written and not read, for example.
-            logger.warning("%s: connected, but its metadata cannot be read: %s", self.channel.pv, error)
+            self._unreadable(error)
             self._announce(info, None)
         else:
             self._announce(info, reply.result())

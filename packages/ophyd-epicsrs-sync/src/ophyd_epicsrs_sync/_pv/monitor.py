@@ -64,10 +64,12 @@ class Monitor:
             self._delivered_in = 0
 
     def add(self, callback: Callable[..., object], index: int | None, run_now: bool, keywords: dict[str, Any]) -> int:
-        """Call it for each update from now on; the last one comes first, in its turn, with `run_now`."""
+        """Call it for each update from now on; the last one comes first, in its turn, with `run_now`.
+
+        To be followed by `open`: a callback that is added before gets the first update.
+        """
         index = self.callbacks.add(callback, index, keywords)
         self._lane.delivery.call(self._wake, index, run_now)
-        self.open()
         return index
 
     def _wake(self, index: int, run_now: bool) -> None:

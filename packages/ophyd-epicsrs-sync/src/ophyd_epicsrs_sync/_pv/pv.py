@@ -74,7 +74,9 @@ class PV(Writable, Readable):
         several = cast("list[Callable[..., object]]", callback) if isinstance(callback, list | tuple) else [callback]
         for each in several:
             if each is not None:
-                self.add_callback(each)
+                self._monitor.add(each, None, False, {})
+        if self.callbacks:
+            self._monitor.open()
 
     def start(self) -> None:
         """Begin to call back; the last thing that `get_pv` does, so that its caller has the PV first."""
@@ -151,7 +153,9 @@ class PV(Writable, Readable):
             Its index, from 1; for `remove_callback`.
         """
         del with_ctrlvars
-        return self._monitor.add(callback, index, run_now, kw)
+        index = self._monitor.add(callback, index, run_now, kw)
+        self._monitor.open()
+        return index
 
     def remove_callback(self, index: int | None = None) -> None:
         """Call it no more; an index that is not in use changes nothing."""
