@@ -131,17 +131,20 @@ def test_ctrl_c_ends_it_and_its_run(start: Start, tmp_path: Path) -> None:
 
 
 def test_a_part_that_fails_is_one_sentence_and_a_failure(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "epicsrs-demo-documents").mkdir()
-    (tmp_path / "epicsrs-demo-documents" / "step-ophyd-async.jsonl").mkdir()
     process = start()
+    path = tmp_path / "epicsrs-demo-documents" / "step-ophyd.jsonl"
+    until(lambda: path.exists() and path.read_text().count("\n") > 10, 60.0)
 
-    _, errors = process.communicate(timeout=LIMIT)
+    [ioc] = [pid for pid in session(process.pid) if pid != process.pid]
+    os.kill(ioc, signal.SIGKILL)
+    _, errors = process.communicate(timeout=30.0)
 
     assert process.returncode == 1
     assert errors.count("\n") == 1
-    assert errors.startswith("epicsrs-demo: the step scan with ophyd-async failed: ")
-    assert "step-ophyd-async.jsonl" in errors
+    assert errors.startswith("epicsrs-demo: the step scan with ophyd failed: NotConnectedError: ")
+    assert "demo:" in errors.partition("NotConnectedError")[2]
     assert "Traceback" in (tmp_path / "epicsrs-demo-documents" / "log.txt").read_text()
+    assert not (tmp_path / "epicsrs-demo.png").exists()
 
 
 @pytest.fixture

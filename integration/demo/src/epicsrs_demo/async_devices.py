@@ -6,7 +6,7 @@ monitor, and that of the move or exposure may come later than the answer.
 
 from typing import Any
 
-from bluesky.protocols import Movable, Readable, Triggerable
+from bluesky.protocols import Movable, Triggerable
 from ophyd_async.core import AsyncStatus, StandardReadable, StandardReadableFormat
 
 from ophyd_epicsrs_async import epicsrs_signal_r, epicsrs_signal_rw, epicsrs_triggerable_command
@@ -58,6 +58,6 @@ class AsyncBeamline:
         self.current = epicsrs_signal_r(float, "pva://demo:ring:current", name="ring_current")
 
     @property
-    def readables(self) -> list[Readable[Any]]:
+    def readables(self) -> list[Any]:
         """What is read at each step."""
         return [self.detectors]

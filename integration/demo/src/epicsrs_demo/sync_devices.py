@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from bluesky.protocols import Readable
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsSignal, EpicsSignalRO, PVPositionerPC
 from ophyd import FormattedComponent as FCpt
@@ -53,6 +52,6 @@ class SyncBeamline:
             thing.wait_for_connection(timeout=5.0)
 
     @property
-    def readables(self) -> list[Readable[Any]]:
+    def readables(self) -> list[Any]:
         """What is read at each step."""
         return [self.detectors, self.current]
