@@ -7,7 +7,7 @@ from rich.table import Table
 
 from epicsrs_demo.crowd import PROTOCOLS, Phase
 from epicsrs_demo.documents import RunDocuments
-from epicsrs_demo.latency import GETS, LAYERS
+from epicsrs_demo.latency import LAYERS
 from epicsrs_demo.parts import Parts
 
 
@@ -46,9 +46,7 @@ def show_latencies(console: Console, runs: list[RunDocuments]) -> None:
     """Print the median time of one read through each layer."""
     columns = runs[-1].stream("primary").data
     count = columns["ca_channel"].size
-    table = _table(
-        f"One read at a time of one PV, {GETS} in turn for each way, median of {count}, µs", "", *LAYERS.values()
-    )
+    table = _table(f"One read of the same PV, by each in turn; median of {count}, µs", "", *LAYERS.values())
     for protocol in PROTOCOLS:
         medians = [np.median(columns[f"{protocol}_{layer}"]) * 1e6 for layer in LAYERS]
         table.add_row(protocol.upper(), *(f"{median:,.0f}" for median in medians))
