@@ -131,6 +131,18 @@ def test_a_callback_that_raises_is_logged_and_the_others_go_on(ioc, get_pv, capl
     assert "out of order" in caplog.text
 
 
+def test_a_slow_callback_is_logged_with_its_pv(ioc, get_pv, caplog):
+    pv, never = get_pv(ioc.pv("double")), threading.Event()
+
+    def reads_a_book(**_):
+        never.wait(1.2)
+
+    pv.add_callback(reads_a_book)
+
+    until(lambda: f"{pv.pvname}: callback" in caplog.text)
+    assert "reads_a_book took 1.2 s" in caplog.text
+
+
 def test_a_text_signal_gets_texts(ioc, protocol, make):
     signal, seen = make(EpicsSignal, ioc.pv("put_choice", protocol), string=True), []
     signal.put("Idle", wait=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import ophyd
 import pytest
 from ophyd import Component, Device, EpicsSignal, EpicsSignalRO, EpicsSignalWithRBV
+from ophyd.device import required_for_connection
 
 from deadline import Stopwatch, until
 
@@ -36,6 +37,37 @@ def test_a_device_connects_at_once_and_reads(ioc, protocol, make):
     }
     assert list(reading["source_trace"]["value"]) == [1.5, 2.5, 3.5]
     assert all(abs(part["timestamp"] - time.time()) < 3600.0 for part in reading.values())
+
+
+class Late(EpicsSignalRO):
+    """Is subscribed to when its first value is history."""
+
+    def subscribe(self, callback, event_type=None, run=True):
+        until(lambda: self._args_cache["value"] is not None)
+        return super().subscribe(callback, event_type, run=False)
+
+
+class Required(Device):
+    """Is connected when its method has run."""
+
+    readback = Component(Late, "double", auto_monitor=True)
+
+    @readback.sub_value
+    @required_for_connection
+    def moved(self, value, **_):
+        self.values.append(value)
+
+    def __init__(self, *args, **kwargs):
+        self.values = []
+        super().__init__(*args, **kwargs)
+
+
+def test_a_device_does_not_wait_for_ever_for_a_value_that_came_too_early(ioc, protocol, make):
+    device = make(Required, ioc.pv("", protocol), name="device")
+
+    device.wait_for_connection(timeout=5.0)
+
+    assert device.values == [3.25]
 
 
 def test_the_users_name_is_what_he_sees(ioc, protocol, make):

@@ -95,6 +95,23 @@ def test_a_program_with_live_monitors_ends_quietly_with_its_own_code(ioc):
     assert (running.returncode, out, err) == (3, "", "")
 
 
+def test_after_a_shutdown_of_the_client_new_signals_work_and_old_ones_may_be_destroyed(ioc):
+    running = program(
+        "from ophyd import EpicsSignal; from epicsrs_native import shutdown_all\n"
+        f"old = EpicsSignal({ioc.pv('counter')!r}, name='old', auto_monitor=True)\n"
+        "old.wait_for_connection(timeout=5.0); shutdown_all()\n"
+        f"new, seen = EpicsSignal({ioc.pv('counter')!r}, name='new', auto_monitor=True), []\n"
+        "new.subscribe(lambda value, **_: seen.append(value)); new.wait_for_connection(timeout=5.0)\n"
+        "old.destroy(); new.put(0, wait=True)\n"
+        "import time; end = time.monotonic() + 5.0\n"
+        "while len(seen) < 4 and time.monotonic() < end: time.sleep(0.01)\n"
+        "print(len(seen) > 3)"
+    )
+    out, err = running.communicate(timeout=60.0)
+
+    assert (running.returncode, out, err) == (0, "True\n", "")
+
+
 @pytest.mark.parametrize(
     "wait",
     [

@@ -30,8 +30,14 @@ def test_ophyd_gets_the_eight_names(layer):
     assert ophyd.get_cl().thread_class is threading.Thread
 
 
+def everything():
+    """What is replaced in ophyd."""
+    methods = ophyd.EpicsSignal.set, ophyd.PVPositionerPC._setup_move, ophyd.Device._instantiate_component  # noqa: SLF001
+    return ophyd.set_cl, ophyd.cl, *methods
+
+
 def test_to_install_twice_is_to_install_once():
-    before = ophyd.set_cl, ophyd.cl, ophyd.EpicsSignal.set
+    before = everything()
 
     ophyd_epicsrs_sync.install()
     wrapped = ophyd.set_cl
@@ -39,7 +45,7 @@ def test_to_install_twice_is_to_install_once():
     assert ophyd.set_cl is wrapped
 
     ophyd_epicsrs_sync.uninstall()
-    assert (ophyd.set_cl, ophyd.cl, ophyd.EpicsSignal.set) == before
+    assert everything() == before
 
 
 def test_set_cl_goes_away_and_back(layer):

@@ -1,9 +1,14 @@
-"""Two methods of ophyd that call every put a success, replaced while this control layer is installed.
+"""Three methods of ophyd that are replaced while this control layer is installed.
 
-ophyd's `EpicsSignal.set` with put completion, and the move of a `PVPositionerPC`, end their Status when they are called
-back, and have no way to hear that the put was refused or that the IOC went away meanwhile: pyepics then reports a
-success. The replacements do the same as the originals and fail the Status with the exception. Signals of other control
-layers go on as before.
+`EpicsSignal.set` with put completion, and the move of a `PVPositionerPC`, end their Status when they are called back,
+and have no way to hear that the put was refused or that the IOC went away meanwhile: pyepics then reports a success.
+The replacements do the same as the originals and fail the Status with the exception.
+
+`Device._instantiate_component` looks whether a signal is connected, and subscribes its device's methods a moment later.
+What the PV brings in that moment reaches nobody, and a method that is `required_for_connection` keeps its device
+unconnected for ever. The replacement hands the method what it has missed.
+
+Signals of other control layers go on as before.
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ophyd_epicsrs_sync._pv import PV
+from ophyd_epicsrs_sync._pv import PV, callbacks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,16 +57,18 @@ class Move:
 
 
 def install() -> None:
-    """Replace both; once."""
+    """Replace them; once."""
     if _originals:
         return
     # By name, since ophyd says nothing of its types.
     positioner: Any = import_module("ophyd.pv_positioner").PVPositionerPC
     signal: Any = import_module("ophyd.signal").EpicsSignal
+    device: Any = import_module("ophyd.device").Device
     default: Any = import_module("ophyd.signal").DEFAULT_WRITE_TIMEOUT
     status_class: Any = import_module("ophyd.status").Status
     original_set = _originals[signal, "set"] = signal.set
     original_setup_move = _originals[positioner, "_setup_move"] = positioner._setup_move  # noqa: SLF001
+    original_instantiate = _originals[device, "_instantiate_component"] = device._instantiate_component  # noqa: SLF001
 
     def set_(self: Any, value: Any, *, timeout: Any = default, settle_time: float | None = None) -> Any:
         if not (self.put_complete and isinstance(self._write_pv, PV)):
@@ -86,10 +93,35 @@ def install() -> None:
         else:
             self.setpoint.put(position, wait=False, callback=Move(self))
 
+    def instantiate_component(self: Any, attr: str) -> Any:
+        component = original_instantiate(self, attr)
+        if isinstance(getattr(component, "_read_pv", None), PV):
+            _hand_on_missed(self, component, self._sig_attrs[attr]._subscriptions)  # noqa: SLF001
+        return component
+
     set_.__doc__ = original_set.__doc__
     setup_move.__doc__ = original_setup_move.__doc__
+    instantiate_component.__doc__ = original_instantiate.__doc__
     signal.set = set_
+    device._instantiate_component = instantiate_component  # noqa: SLF001
     positioner._setup_move = setup_move  # noqa: SLF001
+
+
+def _hand_on_missed(device: Any, signal: Any, subscriptions: dict[str, list[Any]]) -> None:
+    """Run each required method of the device that waits for an event which the signal has had already."""
+
+    def hand_on(method: Any, key: Any, event: str) -> None:
+        # On the monitor lane, as events are: it has run meanwhile, or nothing runs it now.
+        if key in device._required_for_connection:  # noqa: SLF001
+            arguments, keywords = signal._args_cache[event]  # noqa: SLF001
+            callbacks.run(method, signal.name, *arguments, **keywords)
+
+    for event, functions in subscriptions.items():
+        for function in functions:
+            method = getattr(device, function.__name__)
+            key, _ = getattr(method, "_required_for_connection", (None, None))
+            if key in device._required_for_connection and signal._args_cache[event] is not None:  # noqa: SLF001
+                signal._metadata_thread_ctx.run(hand_on, method, key, event)  # noqa: SLF001
 
 
 def uninstall() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from itertools import count
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -11,16 +12,29 @@ if TYPE_CHECKING:
 
     Callback: TypeAlias = Callable[..., object]
 
+# Seconds that a callback may take before it is logged.
+SLOW = 1.0
+
 logger = logging.getLogger("ophyd.epicsrs")
 
 
 def run(callback: Callback, pv: str, /, *arguments: Any, **keywords: Any) -> None:
-    """Call it; what it raises is logged with its name and PV, so that the others still hear of the event."""
+    """Call it; what it raises is logged with its name and PV, so that the others still hear of the event.
+
+    One that takes long is logged too: all others of its lane wait for it.
+    """
+    begun = monotonic()
     try:
         callback(*arguments, **keywords)
     except Exception:
-        name = getattr(callback, "__qualname__", repr(callback))
-        logger.exception("%s: callback %s raised", pv, name)
+        logger.exception("%s: callback %s raised", pv, _name(callback))
+    taken = monotonic() - begun
+    if taken > SLOW:
+        logger.warning("%s: callback %s took %.1f s, and everybody behind it waited", pv, _name(callback), taken)
+
+
+def _name(callback: Callback) -> str:
+    return getattr(callback, "__qualname__", repr(callback))
 
 
 class Callbacks(dict[int, "tuple[Callback, dict[str, Any]]"]):
