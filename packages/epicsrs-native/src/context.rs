@@ -88,7 +88,9 @@ impl Context {
             )));
         }
         // Its thread hands on what the network code logs.
-        py.import("epicsrs_native.delivery")?.call_method0("get_delivery")?;
+        if !delivery::default_is_open() {
+            py.import("epicsrs_native.delivery")?.call_method0("get_delivery")?;
+        }
         let shown = if name.is_empty() { "''" } else { &name };
         let link = py
             .detach(|| runtime::guarded(|| self.0.link(&name)))

@@ -84,6 +84,11 @@ pub fn wake_default() {
     }
 }
 
+pub fn default_is_open() -> bool {
+    let queue = DEFAULT.lock().as_ref().and_then(Weak::upgrade);
+    queue.is_some_and(|queue| !queue.closed())
+}
+
 /// Threads that wait for something to be due.
 static DRAINING: AtomicUsize = AtomicUsize::new(0);
 

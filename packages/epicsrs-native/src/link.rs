@@ -58,7 +58,8 @@ impl Link {
         }
         match self {
             Self::Ca(link) => link.get(fetch.form, fetch.count).await,
-            Self::Pva(link) => link.get(fetch).await,
+            // On the heap: a call of the other arm is not to carry its size.
+            Self::Pva(link) => Box::pin(async move { link.get(fetch).await }).await,
         }
     }
 
@@ -76,7 +77,7 @@ impl Link {
     pub async fn put(self, value: Value, wait: bool, request: Option<Arc<str>>) -> Result<(), Error> {
         match self {
             Self::Ca(link) => link.put(value, wait).await,
-            Self::Pva(link) => link.put(value, wait, request).await,
+            Self::Pva(link) => Box::pin(async move { link.put(value, wait, request).await }).await,
         }
     }
 

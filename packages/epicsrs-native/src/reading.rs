@@ -30,7 +30,7 @@ impl Reading {
                 alarm: reading.alarm,
                 timestamp: reading.timestamp,
                 metadata: reading.metadata,
-                fields: reading.fields.map(|fields| to_python(py, fields)).transpose()?,
+                fields: reading.fields.map(|fields| to_python(py, *fields)).transpose()?,
                 received: reading.received,
             },
         )

@@ -151,7 +151,7 @@ pub struct Reading {
     pub timestamp: Option<i64>,
     pub metadata: Option<Arc<Metadata>>,
     /// pvAccess: what the structure has beside all this, where its value stands for itself.
-    pub fields: Option<Value>,
+    pub fields: Option<Box<Value>>,
     /// When a subscription brought it; None for the answer to a get.
     pub received: Option<Instant>,
 }

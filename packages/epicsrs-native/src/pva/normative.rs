@@ -37,7 +37,7 @@ pub fn reading(of: &PvField, plain: bool, form: Form) -> Reading {
         (nested(top), None)
     };
     let mut reading = Reading::bare(value);
-    reading.fields = fields;
+    reading.fields = fields.map(Box::new);
     if form == Form::Value {
         return reading;
     }
