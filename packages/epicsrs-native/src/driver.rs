@@ -6,10 +6,10 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -42,12 +42,16 @@ pub struct Driver {
     stopped: AtomicBool,
     pump: Arc<Pump>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// The background thread, to be called before its time.
+    background_thread: OnceLock<Thread>,
 }
 
 /// Where started jobs wait to be picked up; one task runs them all.
 struct Pump {
     /// None when it has ended: a job that comes later is dropped, which tells who awaits it.
     jobs: Mutex<Option<Vec<Job>>>,
+    /// How many were submitted and are not through.
+    under_way: AtomicUsize,
     submitted: Notify,
     stop: Notify,
     stopped: Notify,
@@ -62,6 +66,7 @@ impl Pump {
             return;
         };
         let idle = jobs.is_empty();
+        self.under_way.fetch_add(1, Ordering::SeqCst);
         jobs.push(job);
         drop(waiting);
         if idle {
@@ -80,7 +85,9 @@ impl Pump {
                 biased;
                 () = self.submitted.notified() => running.extend(self.waiting()),
                 () = self.stop.notified() => break,
-                Some(()) = running.next(), if !running.is_empty() => {}
+                Some(()) = running.next(), if !running.is_empty() => {
+                    self.under_way.fetch_sub(1, Ordering::SeqCst);
+                }
             }
         }
         drop(running);
@@ -103,11 +110,13 @@ impl Driver {
             stopped: AtomicBool::new(false),
             pump: Arc::new(Pump {
                 jobs: Mutex::new(Some(Vec::new())),
+                under_way: AtomicUsize::new(0),
                 submitted: Notify::new(),
                 stop: Notify::new(),
                 stopped: Notify::new(),
             }),
             thread: Mutex::default(),
+            background_thread: OnceLock::new(),
         });
         // tokio lets a task use 128 results at a time; the pump's jobs are as many tasks.
         driver.runtime.spawn(unconstrained(driver.pump.clone().run()));
@@ -115,6 +124,7 @@ impl Driver {
         let thread = thread::Builder::new()
             .name("epicsrs-network".into())
             .spawn(move || background.drive())?;
+        let _ = driver.background_thread.set(thread.thread().clone());
         *driver.thread.lock() = Some(thread);
         Ok(driver)
     }
@@ -131,11 +141,25 @@ impl Driver {
             self.release.notify_one();
         }
         let output = self.runtime.block_on(future);
-        if self.active.fetch_sub(1, Ordering::SeqCst) == 1 && self.resting.load(Ordering::SeqCst) {
-            drop(self.rest.0.lock());
-            self.rest.1.notify_one();
+        if self.active.fetch_sub(1, Ordering::SeqCst) == 1 {
+            if self.resting.load(Ordering::SeqCst) {
+                drop(self.rest.0.lock());
+                self.rest.1.notify_one();
+            }
+            self.call_background();
         }
         output
+    }
+
+    /// Somebody awaits what nobody drives: the background thread takes over without waiting for its time.
+    fn call_background(&self) {
+        if self.pump.under_way.load(Ordering::SeqCst) > 0
+            && self.active.load(Ordering::SeqCst) == 0
+            && !self.background.load(Ordering::SeqCst)
+            && let Some(thread) = self.background_thread.get()
+        {
+            thread.unpark();
+        }
     }
 
     /// Do what can be done at once, in the calling thread; None where the rest needs the network.
@@ -154,6 +178,7 @@ impl Driver {
             return true;
         }
         self.pump.submit(job);
+        self.call_background();
         false
     }
 
@@ -183,8 +208,9 @@ impl Driver {
             let calls = self.calls.load(Ordering::SeqCst);
             thread::park_timeout(GRACE);
             let same = self.calls.load(Ordering::SeqCst) == calls;
+            let awaited = self.pump.under_way.load(Ordering::SeqCst) > 0;
             match self.active.load(Ordering::SeqCst) {
-                0 if same => self.hold(),
+                0 if same || awaited => self.hold(),
                 0 => {}
                 _ if same => self.rest_until_idle(),
                 _ => {}

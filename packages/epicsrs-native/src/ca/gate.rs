@@ -23,7 +23,7 @@ pub struct Gate {
 impl Gate {
     /// Wait until the circuit has room; while the answer is held, nobody who came later passes.
     pub async fn pass(&self, queued: impl Fn() -> usize) -> Option<Place<'_>> {
-        let look = self.passed.fetch_add(1, Ordering::Relaxed) % LOOK == 0;
+        let look = self.passed.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOK);
         let place = self.line.join(|| !look || queued() < MOST_FRAMES).await?;
         while queued() >= MOST_FRAMES {
             tokio::time::sleep(PAUSE).await;

@@ -54,10 +54,12 @@ impl Drop for PvaLink {
     fn drop(&mut self) {
         self.keeper.abort();
         self.idle.get_mut().clear();
-        if let Some((server, sid)) = self.channel.try_get_active() {
+        let active = self.channel.try_get_active();
+        // Closed before the server is told: its answer would pass for a destruction of its own.
+        self.channel.close();
+        if let Some((server, sid)) = active {
             server.try_send(destroy_channel(&server, sid, self.channel.cid));
         }
-        self.channel.close();
         let mut links = self.context.links.lock();
         if links.get(&self.name).is_some_and(|weak| weak.strong_count() == 0) {
             links.remove(&self.name);
