@@ -5,7 +5,10 @@ import gc
 import threading
 from typing import Any
 
+from ophyd_async.core import NotConnectedError
+
 from deadline import eventually, until
+from footprint import descriptors, growth, threads
 from ophyd_epicsrs_async import epicsrs_signal_rw
 
 
@@ -18,28 +21,28 @@ def test_signals_of_several_loops_in_threads_do_not_disturb_each_other(ioc, prot
             shared = epicsrs_signal_rw(float, ioc.pv("counter", protocol), name="shared")
             await asyncio.gather(signal.connect(), shared.connect())
             seen: list[Any] = []
-            threads: set[threading.Thread] = set()
+            called_in: set[threading.Thread] = set()
 
             def update(reading: Any) -> None:
                 seen.append(reading)
-                threads.add(threading.current_thread())
+                called_in.add(threading.current_thread())
 
             shared.subscribe_reading(update)
             for _ in range(20):
                 await signal.set(float(number))
             await eventually(lambda: len(seen) > 2)
             shared.clear_sub(update)
-            assert threads == {threading.current_thread()}
+            assert called_in == {threading.current_thread()}
 
         try:
             asyncio.run(main(), debug=True)
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
-    for thread in threads:
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in workers:
         thread.start()
-    for thread in threads:
+    for thread in workers:
         thread.join(30.0)
         assert not thread.is_alive()
     assert failures == []
@@ -65,8 +68,28 @@ def test_a_loop_that_ends_with_a_monitor_leaves_the_next_one_alone(ioc, protocol
     asyncio.run(go_on(), debug=True)
 
 
-def test_signals_that_are_gone_leave_neither_channel_nor_thread(ioc, protocol):
-    def rounds(count: int) -> int:
+def test_absent_pvs_leave_nothing(ioc, protocol):
+    def look() -> None:
+        async def main() -> None:
+            signals = [epicsrs_signal_rw(float, ioc.pv(f"absent{n}", protocol)) for n in range(200)]
+            outcomes = await asyncio.gather(
+                *(signal.connect(timeout=0.2) for signal in signals), return_exceptions=True
+            )
+            assert all(isinstance(outcome, NotConnectedError) for outcome in outcomes)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+        asyncio.run(main())
+        gc.collect()
+
+    look()
+    before = threads() + descriptors()
+    for _ in range(3):
+        look()
+    until(lambda: not growth(before), what=lambda: growth(before))
+
+
+def test_signals_that_are_gone_leave_neither_descriptor_nor_thread(ioc, protocol):
+    def rounds(count: int) -> None:
         async def once() -> None:
             signal = epicsrs_signal_rw(float, ioc.pv("counter", protocol), name="signal")
             await signal.connect()
@@ -81,8 +104,8 @@ def test_signals_that_are_gone_leave_neither_channel_nor_thread(ioc, protocol):
 
         asyncio.run(main())
         gc.collect()
-        return threading.active_count()
 
-    threads = rounds(1)
+    rounds(1)
+    before = threads() + descriptors()
     rounds(20)
-    until(lambda: threading.active_count() <= threads)
+    until(lambda: not growth(before), what=lambda: growth(before))

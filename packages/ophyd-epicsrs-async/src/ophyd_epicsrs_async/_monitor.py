@@ -55,6 +55,8 @@ class Monitor:
         """End it; no callback starts after this, from any thread."""
         self._closed = True
         self._channel.close()
+        # It holds our callback, where the garbage collector does not look.
+        self._subscription = None
 
     def _started(self, operation: Operation[Subscription]) -> None:
         if not operation.cancelled() and not self._closed:

@@ -1,0 +1,107 @@
+"""pvAccess structures: tables, images, and those that lack what others have."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from ophyd_async.core import Array1D, Table
+
+from ophyd_epicsrs_async import epicsrs_signal_r, epicsrs_signal_rw
+
+
+class Row(Table):
+    on: Array1D[np.bool_]
+    position: Array1D[np.float64]
+    name: Sequence[str]
+
+
+def test_a_table_is_read_by_its_class(ioc, run):
+    async def main():
+        signal = epicsrs_signal_rw(Row, ioc.pv("table", "pva"), name="signal")
+        await signal.connect()
+        row = await signal.get_value()
+        assert row.on.dtype == np.bool_
+        assert row.on.tolist() == [False, True]
+        assert row.position.tolist() == [1.5, -2.5]
+        assert row.name == ["a", "b"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("datatype", [Row, None])
+def test_a_table_is_put_and_monitored_whole(ioc, run, datatype):
+    async def main():
+        signal = epicsrs_signal_rw(datatype, ioc.pv("put_table", "pva"), name="signal")
+        await signal.connect()
+        updates: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        signal.subscribe_reading(updates.put_nowait)
+        await asyncio.wait_for(updates.get(), 5.0)
+        for rows in ([True, False, True], [False]):
+            row = Row(on=np.array(rows), position=np.arange(len(rows)) + 0.5, name=["x"] * len(rows))
+            await signal.set(row)
+            async with asyncio.timeout(5.0):
+                while len((update := await updates.get())["signal"]["value"].name) != len(rows):
+                    pass
+            assert update["signal"]["value"].on.tolist() == rows
+            assert (await signal.get_value()).position.tolist() == row.position.tolist()
+        signal.clear_sub(updates.put_nowait)
+        assert (await signal.describe())["signal"]["shape"] == [1]
+
+    run(main())
+
+
+def test_none_writes_a_table_back(ioc, run):
+    async def main():
+        signal = epicsrs_signal_rw(Row, ioc.pv("put_table", "pva"), name="signal")
+        await signal.connect()
+        await signal.set(Row(on=np.array([True]), position=np.array([7.5]), name=["before"]))
+        await signal.connect(force_reconnect=True)
+        await signal.set(Row(on=np.array([False]), position=np.array([8.5]), name=["after"]))
+        await signal.set(None)
+        assert (await signal.get_value()).name == ["before"]
+
+    run(main())
+
+
+def test_a_table_without_a_class_has_its_columns_as_they_come(ioc, run):
+    async def main():
+        signal = epicsrs_signal_r(None, ioc.pv("table", "pva"), name="signal")
+        await signal.connect()
+        table = await signal.get_value()
+        columns = dict(table)
+        assert columns["on"].dtype == np.uint8
+        assert columns["position"].tolist() == [1.5, -2.5]
+        assert columns["name"] == ["a", "b"]
+
+    run(main())
+
+
+def test_an_image_is_monitored_in_its_shape_and_cannot_be_put(ioc, run):
+    async def main():
+        signal = epicsrs_signal_rw(np.ndarray, ioc.pv("image", "pva"), name="signal")
+        await signal.connect()
+        updates: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        signal.subscribe_reading(updates.put_nowait)
+        update = await asyncio.wait_for(updates.get(), 5.0)
+        signal.clear_sub(updates.put_nowait)
+        assert update["signal"]["value"].tolist() == [[0, 1, 2], [3, 4, 5]]
+        with pytest.raises(TypeError, match="a put to an NTNDArray is not supported"):
+            await signal.set(np.zeros((2, 3)))
+        with pytest.raises(TypeError, match="a put to an NTNDArray is not supported"):
+            await signal.set(None)
+
+    run(main())
+
+
+def test_a_server_without_alarm_and_time_is_read_all_the_same(ioc, run):
+    async def main():
+        signal = epicsrs_signal_r(int, ioc.pv("plain", "pva"), name="signal")
+        await signal.connect()
+        reading = (await signal.read())["signal"]
+        assert reading["value"] == 7
+        assert "alarm_severity" not in reading
+        assert reading["timestamp"] > 1e9
+
+    run(main())
