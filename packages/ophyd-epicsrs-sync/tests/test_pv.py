@@ -120,3 +120,13 @@ def test_callbacks_may_be_given_with_the_pv(ioc, get_pv):
     get_pv(ioc.pv("double"), callback=[lambda value, **_: two.append(value), lambda value, **_: two.append(value)])
 
     until(lambda: (one, two) == ([3.25], [3.25, 3.25]), what=lambda: (one, two))
+
+
+def test_to_ask_for_metadata_does_not_shorten_an_array(ioc, protocol, get_pv):
+    pv = get_pv(ioc.pv("partial", protocol))
+    assert pv.get().tolist() == [1.5, 2.5, 3.5]
+
+    pv.get_ctrlvars()
+    pv.get(count=1)
+
+    assert pv.count == 3

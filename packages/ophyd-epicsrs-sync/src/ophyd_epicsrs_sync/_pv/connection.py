@@ -70,7 +70,7 @@ class Connection:
         except (NotConnectedError, ReplyTimeoutError):
             return False
         # Short waits, because Ctrl-C does not end a long one on every platform.
-        while not (self._lane.here or self._ready.wait(_left(end, 0.1))):
+        while not (self._lane.here or self.channel.closed or self._ready.wait(_left(end, 0.1))):
             if end is not None and time.monotonic() > end:
                 break
         return self.connected
@@ -111,9 +111,7 @@ class Connection:
         self.number += 1
         if up:
             self.learning = True
-            number = self.number
-            asked = self._lane.delivery.submit(self.channel.info_async, timeout=None)
-            asked.add_done_callback(lambda done: self._ask_metadata(number, done))
+            self._ask_type(self.number)
         else:
             was_connected = self.connected
             self.connected = self.learning = False
@@ -121,8 +119,16 @@ class Connection:
             if was_connected:
                 self._listener.went_down()
 
+    def _ask_type(self, number: int) -> None:
+        asked = self._lane.delivery.submit(self.channel.info_async, timeout=None)
+        asked.add_done_callback(lambda done: self._ask_metadata(number, done))
+
     def _ask_metadata(self, number: int, asked: Any) -> None:
-        if self._outdated(number, asked):
+        if self._came_to_nothing(number, asked):
+            return
+        error = asked.exception()
+        if isinstance(error, RemoteError):
+            logger.error("%s: its type cannot be read, so that nobody can use it: %s", self.channel.pv, error)
             return
         info = asked.result()
         if skips_value(info):
@@ -132,7 +138,7 @@ class Connection:
         reply.add_done_callback(lambda done: self._metadata_came(number, info, done))
 
     def _metadata_came(self, number: int, info: Info, reply: Any) -> None:
-        if self._outdated(number, reply):
+        if self._came_to_nothing(number, reply):
             return
         error = reply.exception()
         if isinstance(error, RemoteError):
@@ -141,10 +147,15 @@ class Connection:
         else:
             self._announce(info, reply.result())
 
-    def _outdated(self, number: int, reply: Any) -> bool:
-        """Whether the connection that it was asked in is gone; the next one asks again."""
-        lost = self.channel.closed or isinstance(reply.exception(), NotConnectedError)
-        return lost or number != self.number or self.connected
+    def _came_to_nothing(self, number: int, reply: Any) -> bool:
+        """Whether nobody needs the reply any more, or the connection was lost before it: then it is asked again."""
+        if self.channel.closed or self.connected or number != self.number:
+            return True
+        if isinstance(reply.exception(), NotConnectedError):
+            # Waits for the connection. If that is a new one, its own question is the one that counts.
+            self._ask_type(number)
+            return True
+        return False
 
     def _announce(self, info: Info, reading: Reading | None) -> None:
         if self.connected:

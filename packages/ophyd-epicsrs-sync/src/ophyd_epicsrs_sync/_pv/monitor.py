@@ -41,7 +41,7 @@ class Monitor:
         self._owner = owner
         self._early: list[Reading] = []
         # The number of the connection that the last update was delivered in.
-        self._delivered_in = 0
+        self._delivered_in: int | None = None
         # Reentrant: a finalizer may close the PV while its own thread opens another subscription.
         self._opening = threading.RLock()
 
@@ -61,7 +61,7 @@ class Monitor:
             if self.subscription is not None:
                 self.subscription.close()
             self.subscription = None
-            self._delivered_in = 0
+            self._delivered_in = None
 
     def add(self, callback: Callable[..., object], index: int | None, run_now: bool, keywords: dict[str, Any]) -> int:
         """Call it for each update from now on; the last one comes first, in its turn, with `run_now`.

@@ -88,8 +88,8 @@ class Readable(Attributes):
     def _read(self, form: str, count: int | None, timeout: float | None) -> Fields:
         # Metadata that connecting could not bring, as of an array over pvAccess, come with the first reading.
         reading = self.chid.get(form=_FORMS[form] if self._has_metadata else "ctrl", count=count, timeout=timeout)
-        # A newer update of the monitor may have come meanwhile.
-        return self._learn_from(reading, newest=not self._monitor.delivered)
+        # A newer update of the monitor may have come meanwhile; a part of an array is not the value.
+        return self._learn_from(reading, newest=count == self._count and not self._monitor.delivered)
 
     def _as_asked(self, known: Fields, count: int | None, as_string: bool, as_numpy: bool) -> Any:
         value = known["value"]
