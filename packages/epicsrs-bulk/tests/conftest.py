@@ -1,13 +1,14 @@
 """One IOC with a counter board, for the tests of this package."""
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import bluesky.plan_stubs as bps
 import numpy as np
 import pytest
 from bluesky import RunEngine
+from bluesky.utils import FailedStatus
 from event_model import DocumentNames, schema_validators
 
 from epicsrs_bulk import ClockCounts, Column, WaveformFlyer, close_channels
@@ -69,19 +70,57 @@ def engine() -> Iterator[RunEngine]:
     engine.loop.call_soon_threadsafe(engine.loop.stop)
 
 
+class Documents(list[tuple[str, dict[str, Any]]]):
+    """What a plan has emitted, and the error that it ended with."""
+
+    error: BaseException | None = None
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """The documents of one kind."""
+        return [doc for name, doc in self if name == kind]
+
+    def keep(self, name: str, doc: dict[str, Any]) -> None:
+        """Take one more, which has to be valid by event-model's schema."""
+        schema_validators[DocumentNames[name]].validate(doc)
+        self.append((name, doc))
+
+
 @pytest.fixture
-def run(engine: RunEngine) -> Callable[..., list[tuple[str, dict[str, Any]]]]:
-    """Run a plan to its end, or to the error it must end with; its documents, each valid by event-model's schemas."""
+def documents() -> Documents:
+    """For plans that are interrupted, where `run` does not return."""
+    return Documents()
 
-    def documents_of(plan: Any, error: type[Exception] | None = None) -> list[tuple[str, dict[str, Any]]]:
-        documents: list[tuple[str, dict[str, Any]]] = []
 
-        def keep(name: str, doc: dict[str, Any]) -> None:
-            schema_validators[DocumentNames[name]].validate(doc)
-            documents.append((name, doc))
+@pytest.fixture
+def run(engine: RunEngine) -> Callable[..., Documents]:
+    """Run a plan to its end, or to the error it must end with: for a failed status, what it failed of."""
 
-        with nullcontext() if error is None else pytest.raises(error):
-            engine(plan, keep)
+    def documents_of(plan: Any, error: type[Exception] | None = None) -> Documents:
+        documents = Documents()
+        if error is None:
+            engine(plan, documents.keep)
+            return documents
+        with pytest.raises((error, FailedStatus)) as caught:
+            engine(plan, documents.keep)
+        documents.error = caught.value.__cause__ if isinstance(caught.value, FailedStatus) else caught.value
+        assert type(documents.error) is error
         return documents
 
     return documents_of
+
+
+@pytest.fixture
+def declared() -> Callable[..., Any]:
+    """A plan that declares the stream of a flyer; steps are taken while it flies."""
+
+    def plan(device: Any, steps: Callable[[], object] = lambda: None) -> Any:
+        yield from bps.open_run()
+        yield from bps.declare_stream(device, name="primary", collect=True)
+        yield from bps.kickoff(device, wait=True)
+        yield from bps.complete(device, group="flight")
+        steps()
+        yield from bps.wait("flight")
+        yield from bps.collect(device, return_payload=False)
+        yield from bps.close_run()
+
+    return plan

@@ -10,7 +10,7 @@ import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import pytest
 from bluesky import RunEngine
-from bluesky.utils import FailedStatus, RunEngineInterrupted
+from bluesky.utils import RunEngineInterrupted
 
 from deadline import Stopwatch, until
 from epicsrs_bulk import (
@@ -24,7 +24,8 @@ from epicsrs_bulk import (
 )
 from ioc import NETWORK, Ioc
 
-Documents = list[tuple[str, dict[str, Any]]]
+Documents = Any
+Plan = Callable[..., Any]
 Fly = Callable[..., WaveformFlyer]
 Measure = Callable[..., None]
 Run = Callable[..., Documents]
@@ -57,67 +58,42 @@ def endless(board: Ioc, flyer: Fly) -> Fly:
     return make
 
 
-def fly(device: Any, *, collect: bool = True) -> Any:
-    yield from bps.open_run()
-    yield from bps.declare_stream(device, name="primary", collect=True)
-    yield from bps.kickoff(device, wait=True)
-    yield from bps.complete(device, wait=True)
-    if collect:
-        yield from bps.collect(device, return_payload=False)
-    yield from bps.close_run()
-
-
-def of(documents: Documents, kind: str) -> list[dict[str, Any]]:
-    return [doc for name, doc in documents if name == kind]
-
-
 def filled(board: Ioc) -> bool:
     return board.channel("i0").get().timestamp_ns > board.channel("manual_busy").get().timestamp_ns
 
 
-def cause(engine: RunEngine, plan: Any, documents: Documents) -> BaseException:
-    """What the plan fails of."""
-    with pytest.raises(FailedStatus) as caught:
-        engine(plan, lambda name, doc: documents.append((name, doc)))
-    assert caught.value.__cause__ is not None
-    return caught.value.__cause__
-
-
 def test_a_flight_that_does_not_end_fails_at_its_timeout_and_is_disarmed(
-    board: Ioc, engine: RunEngine, endless: Fly
+    board: Ioc, endless: Fly, run: Run, declared: Plan
 ) -> None:
-    documents: Documents = []
     watch = Stopwatch()
 
-    error = cause(engine, fly(endless(timeout=0.6)), documents)
+    documents = run(declared(endless(timeout=0.6)), FlightTimeoutError)
+    error = documents.error
 
     assert 0.55 <= watch.elapsed <= 2.0
-    assert type(error) is FlightTimeoutError and isinstance(error, TimeoutError)
+    assert isinstance(error, TimeoutError)
     assert error.flyer == "board" and "0.6 s" in str(error) and board.pv("manual_busy") in str(error)
     assert board.channel("abort").get().value == 1
-    [page], [stop] = of(documents, "event_page"), of(documents, "stop")
+    [page], [stop] = documents.of("event_page"), documents.of("stop")
     assert page["data"]["i0"].tolist() == [1.0, 2.0, 3.0] and page["data"]["i0_valid"].all()
     assert stop["exit_status"] == "fail" and stop["num_events"] == {"primary": 3}
 
 
 def test_a_start_that_goes_nowhere_is_told_from_a_flight_that_does_not_end(
-    board: Ioc, engine: RunEngine, flyer: Fly
+    board: Ioc, flyer: Fly, run: Run, declared: Plan
 ) -> None:
-    documents: Documents = []
+    documents = run(declared(flyer(start=[(board.pv("dead_start"), 1)], timeout=0.4)), FlightTimeoutError)
+    error = documents.error
 
-    error = cause(engine, fly(flyer(start=[(board.pv("dead_start"), 1)], timeout=0.4)), documents)
-
-    assert type(error) is FlightTimeoutError
     assert f"{board.pv('busy')} has been 'Done' all the time" in str(error)
-    assert not of(documents, "event_page"), "what was there before the flight is not its data"
+    assert not documents.of("event_page"), "what was there before the flight is not its data"
 
 
-def test_a_start_that_is_refused_breaks_the_flight_off(board: Ioc, engine: RunEngine, flyer: Fly) -> None:
-    documents: Documents = []
+def test_a_start_that_is_refused_breaks_the_flight_off(board: Ioc, flyer: Fly, run: Run, declared: Plan) -> None:
+    documents = run(declared(flyer(start=[(board.pv("count"), "not a number")])), FlightError)
+    error = documents.error
 
-    error = cause(engine, fly(flyer(start=[(board.pv("count"), "not a number")])), documents)
-
-    assert type(error) is FlightError and board.pv("count") in str(error)
+    assert board.pv("count") in str(error)
     assert board.channel("abort").get().value == 1
 
 
@@ -166,15 +142,16 @@ def test_unstage_disarms(board: Ioc, engine: RunEngine, endless: Fly) -> None:
     engine(plan())
 
     assert board.channel("abort").get().value == 1
+    with pytest.raises(FlightStoppedError, match="unstaged"):
+        device.complete().wait(5.0)
     device.discard()
 
 
 @pytest.mark.parametrize("how", ["abort", "stop", "halt"])
 def test_an_interrupted_run_disarms_and_keeps_what_was_measured_once(
-    board: Ioc, engine: RunEngine, endless: Fly, how: str
+    board: Ioc, engine: RunEngine, endless: Fly, how: str, declared: Plan, documents: Documents
 ) -> None:
     device = endless()
-    documents: Documents = []
 
     def interrupt() -> None:
         until(lambda: filled(board))
@@ -182,11 +159,11 @@ def test_an_interrupted_run_disarms_and_keeps_what_was_measured_once(
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(RunEngineInterrupted):
-        engine(fly(device), lambda name, doc: documents.append((name, doc)))
+        engine(declared(device), documents.keep)
     assert board.channel("abort").get().value == 1, "a paused flight is disarmed"
     getattr(engine, how)()
 
-    [page], [stop] = of(documents, "event_page"), of(documents, "stop")
+    [page], [stop] = documents.of("event_page"), documents.of("stop")
     assert page["data"]["i0"].tolist() == [1.0, 2.0, 3.0]
     assert stop["num_events"] == {"primary": 3}
     assert stop["exit_status"] == {"abort": "abort", "stop": "success", "halt": "abort"}[how]
@@ -204,7 +181,7 @@ def test_an_error_in_the_plan_disarms_and_keeps_what_was_measured_once(board: Io
 
     documents = run(plan(), LookupError)
 
-    [page], [stop] = of(documents, "event_page"), of(documents, "stop")
+    [page], [stop] = documents.of("event_page"), documents.of("stop")
     assert [name for name, _ in documents][-2:] == ["event_page", "stop"]
     assert page["data"]["i0"].tolist() == [1.0, 2.0, 3.0]
     assert stop["exit_status"] == "fail"
@@ -224,14 +201,15 @@ def test_a_collect_before_the_end_breaks_off_and_says_so(board: Ioc, run: Run, e
 
     documents = run(plan(), FlightStoppedError)
 
-    assert of(documents, "event_page")[0]["data"]["i0"].tolist() == [1.0, 2.0, 3.0]
-    assert of(documents, "stop")[0]["exit_status"] == "fail"
+    assert documents.of("event_page")[0]["data"]["i0"].tolist() == [1.0, 2.0, 3.0]
+    assert documents.of("stop")[0]["exit_status"] == "fail"
 
 
-def test_a_resumed_plan_flies_again_and_keeps_both(board: Ioc, engine: RunEngine, endless: Fly) -> None:
+def test_a_resumed_plan_flies_again_and_keeps_both(
+    board: Ioc, engine: RunEngine, endless: Fly, declared: Plan, documents: Documents
+) -> None:
     """Bluesky rewinds to the last checkpoint: the kickoff is repeated."""
     device = endless()
-    documents: Documents = []
 
     def interrupt() -> None:
         until(lambda: filled(board))
@@ -239,7 +217,7 @@ def test_a_resumed_plan_flies_again_and_keeps_both(board: Ioc, engine: RunEngine
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(RunEngineInterrupted):
-        engine(bp.fly([device.nested()]), lambda name, doc: documents.append((name, doc)))
+        engine(bp.fly([device.nested()]), documents.keep)
     before = board.channel("i0").get().timestamp_ns
     board.channel("i0_source").put([10.0, 20.0])
 
@@ -250,13 +228,13 @@ def test_a_resumed_plan_flies_again_and_keeps_both(board: Ioc, engine: RunEngine
     threading.Thread(target=finish).start()
     engine.resume()
 
-    assert [page["data"]["i0"].tolist() for page in of(documents, "event_page")] == [[1.0, 2.0, 3.0], [10.0, 20.0]]
-    [stop] = of(documents, "stop")
+    assert [page["data"]["i0"].tolist() for page in documents.of("event_page")] == [[1.0, 2.0, 3.0], [10.0, 20.0]]
+    [stop] = documents.of("stop")
     assert stop["exit_status"] == "success" and stop["num_events"] == {"primary": 5}
 
 
 def test_an_ioc_that_dies_in_flight_ends_it_within_its_timeouts(
-    board: Ioc, engine: RunEngine, tmp_path_factory: pytest.TempPathFactory
+    tmp_path_factory: pytest.TempPathFactory, run: Run
 ) -> None:
     mortal = Ioc(NETWORK.iocs[2], tmp_path_factory.mktemp("mortal"), [Path(__file__).parent / "records.db"])
     mortal.start()
@@ -272,7 +250,6 @@ def test_an_ioc_that_dies_in_flight_ends_it_within_its_timeouts(
         io_timeout=0.5,
         stop_timeout=0.5,
     )
-    documents: Documents = []
 
     def plan() -> Any:
         yield from bps.open_run()
@@ -282,10 +259,11 @@ def test_an_ioc_that_dies_in_flight_ends_it_within_its_timeouts(
         yield from bps.complete(device, wait=True)
 
     watch = Stopwatch()
-    error = cause(engine, plan(), documents)
+    documents = run(plan(), FlightTimeoutError)
+    error = documents.error
 
     assert watch.elapsed <= 4.0
-    assert type(error) is FlightTimeoutError and "disconnected" in str(error)
+    assert "disconnected" in str(error)
     assert error.__notes__[0].startswith("and it could not be disarmed")
     assert [name for name, _ in documents] == ["start", "descriptor", "stop"]
 
@@ -310,7 +288,9 @@ def test_out_of_turn_is_refused(flyer: Fly, endless: Fly) -> None:
     device.stop()
 
 
-def test_rows_that_nobody_collected_stop_the_next_kickoff(engine: RunEngine, run: Run, flyer: Fly) -> None:
+def test_rows_that_nobody_collected_stop_the_next_kickoff(
+    engine: RunEngine, run: Run, flyer: Fly, declared: Plan
+) -> None:
     """A plan that forgets to collect loses its rows, and bluesky calls it a success."""
     device = flyer()
 
@@ -321,11 +301,11 @@ def test_rows_that_nobody_collected_stop_the_next_kickoff(engine: RunEngine, run
         yield from bps.close_run()
 
     engine(forgetful())
-    documents = run(fly(device), FlightError)
+    documents = run(declared(device), FlightError)
 
-    assert "were not collected" in of(documents, "stop")[0]["reason"]
+    assert "were not collected" in documents.of("stop")[0]["reason"]
     device.discard()
-    assert of(run(fly(device)), "stop")[0]["num_events"] == {"primary": 3}
+    assert run(declared(device)).of("stop")[0]["num_events"] == {"primary": 3}
 
 
 @pytest.mark.parametrize(
@@ -357,10 +337,10 @@ def test_a_bad_flyer_is_refused_when_it_is_made(
         flyer(**options)
 
 
-def test_a_clock_may_be_a_column_as_well(board: Ioc, run: Run, flyer: Fly) -> None:
+def test_a_clock_may_be_a_column_as_well(board: Ioc, run: Run, flyer: Fly, declared: Plan) -> None:
     clock = board.pv("clock")
     columns = [Column(clock, "ticks", "u4", fill=0)]
 
-    [page] = of(run(fly(flyer(columns=columns, times=ClockCounts(clock, 1e6)))), "event_page")
+    [page] = run(declared(flyer(columns=columns, times=ClockCounts(clock, 1e6)))).of("event_page")
 
     assert page["data"]["ticks"].tolist() == [1000, 1000, 1000]

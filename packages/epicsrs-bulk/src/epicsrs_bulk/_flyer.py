@@ -150,6 +150,8 @@ class Flyer(ABC):
             self._tell_end(flight, outcome)
             for page in outcome.pages:
                 yield cast("PartialEventPage", page)
+                # bluesky validates and emits a page without letting go of its loop.
+                await asyncio.sleep(0)
             if outcome.error is not None and not (flight.told or flight.paused):
                 untold = outcome.error
         self._end_all(FlightStoppedError(f"{self._name}: broken off by a pause", self._name))
