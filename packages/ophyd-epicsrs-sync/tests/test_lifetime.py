@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import ophyd
 import pytest
@@ -34,6 +35,19 @@ def test_a_pv_is_closed_with_its_last_signal(ioc, protocol, get_pv, layer):
     assert not pv.chid.closed
     ophyd.get_cl().release_pvs(pv)
     assert pv.chid.closed
+
+
+def test_nothing_holds_a_destroyed_signal_or_its_pv(ioc, protocol, layer):
+    signal = EpicsSignal(ioc.pv("double", protocol), name="signal", auto_monitor=True, put_complete=True)
+    signal.subscribe(lambda **_: None)
+    signal.wait_for_connection(timeout=5.0)
+    signal.set(3.25).wait(5.0)
+    alive = weakref.ref(signal), weakref.ref(signal._read_pv)  # noqa: SLF001 (only the signal has it)
+
+    signal.destroy()
+    del signal
+
+    until(lambda: gc.collect() >= 0 and [ref() for ref in alive] == [None, None])
 
 
 def test_signals_come_and_go_from_any_thread(ioc, protocol, layer):

@@ -54,8 +54,9 @@ class Connection:
         self._watches.append(self.channel.on_connection(self._event, delivery=delivery))
 
     def close(self) -> None:
-        for watch in self._watches:
-            watch.close()
+        # A closed Watch still holds its callback, and with it this PV.
+        while self._watches:
+            self._watches.pop().close()
         self.connected = self.learning = False
 
     def wait(self, timeout: float | None) -> bool:
