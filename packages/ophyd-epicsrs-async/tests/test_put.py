@@ -111,8 +111,8 @@ def test_a_late_refusal_of_a_set_without_wait_is_logged(ioc, run, caplog):
         await signal.connect()
         with caplog.at_level(logging.ERROR, logger="ophyd_async"):
             await signal.set(1.0)
-            await eventually(lambda: "locked" in caplog.text)
-        assert caplog.records[-1].name == "ophyd_async.epicsrs"
+            ours = await eventually(lambda: [r for r in caplog.records if r.name == "ophyd_async.epicsrs"])
+        assert f"{ioc.prefix}locked: the server refused a put" in ours[0].getMessage()
 
     run(main())
 
@@ -237,5 +237,20 @@ def test_a_set_waits_for_an_ioc_that_comes_back(mortal_ioc, run, protocol):
         mortal_ioc.start()
         await signal.set(2.0, timeout=30.0)
         assert await signal.get_value() == 2.0
+
+    run(main())
+
+
+@pytest.mark.slow
+def test_a_set_without_a_timeout_waits_as_long_as_it_takes(ioc, run, protocol):
+    async def main():
+        slow = epicsrs_signal_w(float, ioc.pv("very_slow.A", protocol), timeout=None)
+        done = epicsrs_signal_rw(float, ioc.pv("very_slow_done", protocol))
+        await asyncio.gather(slow.connect(), done.connect())
+        value = await done.get_value() + 1
+        watch = Stopwatch()
+        await slow.set(value)
+        assert watch.elapsed >= 309.0
+        assert await done.get_value() == value
 
     run(main())

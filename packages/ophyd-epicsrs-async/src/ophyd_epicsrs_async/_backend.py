@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from bluesky.protocols import Reading
 from event_model import DataKey
@@ -124,7 +124,7 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
 
     async def get_reading(self) -> Reading[SignalDatatypeT]:
         """Read value, time and alarm severity of the read PV."""
-        return self._reading(await self._get(self._read_address, "time"))
+        return _reading(self._known_converter, await self._get(self._read_address, "time"))
 
     async def get_value(self) -> SignalDatatypeT:
         """Read the read PV's value."""
@@ -203,11 +203,8 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
             raise NotConnectedError(f"{address}: connect() has not read a value to write back")
         return self._initial[address]
 
-    async def _get(self, address: Address, form: Any) -> epicsrs_native.Reading:
+    async def _get(self, address: Address, form: Literal["value", "time", "ctrl"]) -> epicsrs_native.Reading:
         return await self._channels[address].get_async(form=form, timeout=None)
-
-    def _reading(self, reading: epicsrs_native.Reading) -> Reading[SignalDatatypeT]:
-        return _reading(self._known_converter, reading)
 
 
 class EpicsRsCaSignalBackend(EpicsRsSignalBackend[SignalDatatypeT]):
