@@ -106,7 +106,7 @@ def test_a_failed_import_of_ophyd_leaves_the_environment(tmp_path: Path):
         "import os, ophyd_epicsrs_sync\n"
         "try: ophyd_epicsrs_sync.use_epicsrs()\n"
         "except ImportError as error: print(error, os.environ.get('OPHYD_CONTROL_LAYER'))",
-        PYTHONPATH=str(tmp_path),
+        PYTHONPATH=os.pathsep.join([str(tmp_path), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]),
         OPHYD_CONTROL_LAYER="any",
     )
     assert done.stdout == "broken any\n", done.stderr
