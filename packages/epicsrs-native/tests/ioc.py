@@ -65,16 +65,17 @@ class Network:
             del os.environ[name]
         os.environ.update(self.client())
 
-    def client(self) -> dict[str, str]:
-        """The environment of clients: all IOCs of this run and nothing else, over loopback."""
+    def client(self, *only: Ports) -> dict[str, str]:
+        """The environment of clients: all IOCs of this run, or only these, and nothing else, over loopback."""
+        iocs = only or self.iocs
         return {
-            "EPICS_CA_ADDR_LIST": " ".join(f"127.0.0.1:{ports.ca}" for ports in self.iocs),
+            "EPICS_CA_ADDR_LIST": " ".join(f"127.0.0.1:{ports.ca}" for ports in iocs),
             "EPICS_CA_AUTO_ADDR_LIST": "NO",
-            "EPICS_CA_SERVER_PORT": str(self.iocs[0].ca),
+            "EPICS_CA_SERVER_PORT": str(iocs[0].ca),
             "EPICS_CA_REPEATER_PORT": str(self.repeater),
-            "EPICS_PVA_ADDR_LIST": " ".join(f"127.0.0.1:{ports.search}" for ports in self.iocs),
+            "EPICS_PVA_ADDR_LIST": " ".join(f"127.0.0.1:{ports.search}" for ports in iocs),
             "EPICS_PVA_AUTO_ADDR_LIST": "NO",
-            "EPICS_PVA_SERVER_PORT": str(self.iocs[0].pva),
+            "EPICS_PVA_SERVER_PORT": str(iocs[0].pva),
             "EPICS_PVA_BROADCAST_PORT": str(self.beacons),
         }
 
@@ -94,22 +95,28 @@ class Network:
 
 
 # Here, so that the tests of every package that run in one process share it.
-NETWORK = Network(iocs=6)
+NETWORK = Network(iocs=8)
 
 
 class Ioc:
-    """One IOC. Its records carry a prefix of their own, so no PV of one IOC was ever seen on another."""
+    """One IOC. Its records carry a prefix of their own, so no PV of one IOC was ever seen on another.
+
+    But for one that is to serve the PVs of another IOC: it is given that one's prefix.
+    """
 
     running: ClassVar[list["Ioc"]] = []
     opened: ClassVar[list[Channel]] = []
     _numbers = itertools.count()
 
-    def __init__(self, ports: Ports, folder: Path, databases: Sequence[Path] = (RECORDS,)) -> None:
-        self.prefix = f"T{next(Ioc._numbers)}:"
+    def __init__(
+        self, ports: Ports, folder: Path, databases: Sequence[Path] = (RECORDS,), prefix: str | None = None
+    ) -> None:
+        number = next(Ioc._numbers)
+        self.prefix = prefix or f"T{number}:"
         self.ports = ports
         self.databases = list(databases)
         self._environment = {**os.environ, **NETWORK.client(), **NETWORK.server(ports)}
-        self._log = folder / f"ioc-{self.prefix[:-1]}.txt"
+        self._log = folder / f"ioc-{number}.txt"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -24,15 +25,29 @@ class Ending(NamedTuple):
 
 
 class Program:
-    """A running script; it and the test talk in lines of JSON (programs/talk.py)."""
+    """A running script; it and the test talk in lines of JSON (programs/talk.py).
 
-    def __init__(self, script: str, *arguments: str) -> None:
+    Args:
+        script: Its name in programs/.
+        arguments: What follows on its command line.
+        environment: All of its environment, where that is not the test's.
+        command: What runs it, where that is not this Python.
+    """
+
+    def __init__(
+        self,
+        script: str,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] = (sys.executable,),
+    ) -> None:
         self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, str(PROGRAMS / script), *arguments],
+            [*command, str(PROGRAMS / script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
+            env=environment,
         )
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read)

@@ -212,6 +212,51 @@ def test_a_server_of_another_type_is_seen_as_it_is(
     subscription.close()
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            ("waveform", 'field(FTVL, "DOUBLE") field(NELM, "4")'),
+            ("waveform", 'field(FTVL, "DOUBLE") field(NELM, "9")'),
+        ),
+        (("waveform", 'field(FTVL, "SHORT") field(NELM, "4")'), ("waveform", 'field(FTVL, "FLOAT") field(NELM, "4")')),
+        (("mbbo", 'field(ZRST, "a") field(ONST, "b")'), ("mbbo", 'field(ZRST, "c") field(ONST, "d") field(TWST, "e")')),
+        (("ao", ""), ("stringout", "")),
+    ],
+    ids=["longer", "of another type", "other labels", "a string"],
+)
+def test_info_labels_and_puts_are_the_new_servers(
+    mortal_ioc: Ioc, protocol: str, tmp_path: Path, before: tuple[str, str], after: tuple[str, str]
+) -> None:
+    """As a channel that has never seen the old one finds them."""
+    database = tmp_path / "changing.db"
+    mortal_ioc.databases.append(database)
+
+    def start(kind: str, fields: str) -> None:
+        mortal_ioc.kill()
+        database.write_text(f'record({kind}, "$(P)changed") {{ {fields} }}')
+        mortal_ioc.start()
+
+    start(*before)
+    channel = mortal_ioc.channel("changed", protocol)
+    channel.get(form="ctrl")
+    old = channel.info()
+    start(*after)
+    until(lambda: channel.connected, BACK)
+
+    new, fresh = channel.info(), mortal_ioc.channel("changed", protocol)
+    assert (new.type, new.count) == (fresh.info().type, fresh.info().count)
+    assert channel.get(form="ctrl").metadata.choices == fresh.get(form="ctrl").metadata.choices
+    if "NELM" in after[1]:
+        assert (new.type, new.count) != (old.type, old.count) or protocol == "pva"
+        elements = [1.0] * int(after[1].split('"')[-2])
+        channel.put(elements)
+        assert channel.get().value.tolist() == fresh.get().value.tolist() == elements
+    else:
+        channel.put("d")
+        assert getattr(channel.get().value, "label", channel.get().value) == "d"
+
+
 def test_a_frozen_server_goes_on_where_it_was(mortal_ioc: Ioc, protocol: str, lane: Delivery) -> None:
     """No edge, no second subscription."""
     channel = mortal_ioc.channel("put_double", protocol)
