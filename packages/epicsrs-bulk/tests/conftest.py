@@ -79,10 +79,18 @@ class Documents(list[tuple[str, dict[str, Any]]]):
         """The documents of one kind."""
         return [doc for name, doc in self if name == kind]
 
-    def keep(self, name: str, doc: dict[str, Any]) -> None:
-        """Take one more, which has to be valid by event-model's schema."""
-        schema_validators[DocumentNames[name]].validate(doc)
-        self.append((name, doc))
+    @property
+    def keep(self) -> Callable[[str, dict[str, Any]], None]:
+        """Takes one more, which has to be valid by event-model's schema.
+
+        A function: bluesky holds the methods of objects weakly, and trips when one is collected while it unsubscribes.
+        """
+
+        def take(name: str, doc: dict[str, Any]) -> None:
+            schema_validators[DocumentNames[name]].validate(doc)
+            self.append((name, doc))
+
+        return take
 
 
 @pytest.fixture
