@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from deadline import Stopwatch
 
+PYTHON = (sys.executable,)
 PROGRAMS = Path(__file__).parent / "programs"
 
 
@@ -39,7 +40,7 @@ class Program:
         script: str,
         *arguments: str,
         environment: Mapping[str, str] | None = None,
-        command: Sequence[str] = (sys.executable,),
+        command: Sequence[str] = PYTHON,
     ) -> None:
         self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(

@@ -7,39 +7,23 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from client import Client
 from deadline import Stopwatch, until
 from ioc import NETWORK, Ioc
-from program import Program
 
 HERE, THERE = NETWORK.iocs[6:8]
 # To find a server again, with slack: searches slow down while nobody answers.
 BACK = 20.0
 
 
-class Client(Program):
-    """The program client.py."""
-
-    def ask(self, verb: str, *arguments: Any, timeout: float = 20.0) -> Any:
-        """What it says to that; AssertionError where that is an error."""
-        answer = self.try_(verb, *arguments, timeout=timeout)
-        assert answer[0] == "returned", answer
-        return answer[1]
-
-    def try_(self, verb: str, *arguments: Any, timeout: float = 20.0) -> Any:
-        self.say([verb, *arguments])
-        return self.hear(timeout)
-
-
 @contextmanager
 def client(environment: Mapping[str, str]) -> Iterator[Client]:
     """A client with these EPICS variables and no others."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("EPICS_")}
-    with Client("client.py", environment={**others, **environment}) as program:
-        assert program.hear() == "ready"
+    with Client({**others, **environment}) as program:
         yield program
 
 
