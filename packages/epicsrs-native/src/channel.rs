@@ -40,7 +40,7 @@ impl Outcome {
         Ok(match self {
             Self::Nothing => py.None(),
             Self::Reading(reading) => Reading::new(py, reading)?.into_any(),
-            Self::Info(pv, protocol, info) => Py::new(py, Info::new(&pv, protocol, info))?.into_any(),
+            Self::Info(pv, protocol, info) => Py::new(py, Info::new(py, &pv, protocol, info)?)?.into_any(),
             Self::Subscription(subscription) => subscription.into_any(),
             Self::Many(results) => {
                 let results = results.into_iter().map(|(pv, result)| match result {
@@ -539,7 +539,7 @@ impl Channel {
     fn info(&self, py: Python<'_>, timeout: Timeout<'_>) -> PyResult<Info> {
         let limit = self.limit(&timeout)?;
         let info = block(py, &self.caller(), limit, self.link(py)?.info())?;
-        Ok(Info::new(&self.pv, self.link.protocol(), info))
+        Info::new(py, &self.pv, self.link.protocol(), info)
     }
 
     /// Awaitable twin of `info`.

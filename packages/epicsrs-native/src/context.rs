@@ -3,24 +3,50 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
-use pyo3::types::PyString;
+use pyo3::types::{PyDict, PyString};
 
 use crate::arguments::{self, Limit, Timeout};
 use crate::bulk::Bulk;
 use crate::channel::Channel;
 use crate::client::Client;
 use crate::convert::exception;
-use crate::{delivery, guard, logging, panics, runtime};
+use crate::{config, delivery, guard, logging, panics, runtime};
 
 static CONTEXT: Mutex<Option<Py<Context>>> = Mutex::new(None);
 
 /// The process's one client of Channel Access and pvAccess, opened at first use with the EPICS_CA_* and EPICS_PVA_*
 /// variables of that moment.
 #[pyclass(frozen, module = "epicsrs_native._native")]
-pub struct Context(Arc<Client>);
+pub struct Context {
+    client: Arc<Client>,
+    /// As they were when the client was opened.
+    parameters: Vec<(&'static str, String)>,
+}
+
+/// Configure the process's client before it is opened, in place of environment variables.
+///
+/// Args:
+///     settings: EPICS_CA_* and EPICS_PVA_* parameters by their names: address lists and name servers as a str or a
+///         list of str, ports and numbers as numbers, switches as bool; None for "not set". What is not named is the
+///         environment's, which is read and never written. A later call replaces the earlier one.
+///
+/// Raises:
+///     ValueError, TypeError: An unknown parameter, or a value that is none.
+///     RuntimeError: The client is open; after `shutdown_all()` it can be configured again.
+#[pyfunction]
+#[pyo3(signature = (**settings))]
+pub fn configure(py: Python<'_>, settings: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+    guard::check(py, "")?;
+    if CONTEXT.lock_py_attached(py).is_some() {
+        return Err(PyRuntimeError::new_err(
+            "the client is open already: configure() comes before the first get_context(), or after shutdown_all()",
+        ));
+    }
+    config::give(settings)
+}
 
 /// The process's context, made at the first call.
 ///
@@ -38,7 +64,8 @@ pub fn get_context(py: Python<'_>) -> PyResult<Py<Context>> {
     logging::install();
     logging::mirror(py)?;
     let client = Client::start().map_err(|error| exception(py, "epicsrs_native", &error))?;
-    let opened = Py::new(py, Context(client))?;
+    let parameters = config::effective();
+    let opened = Py::new(py, Context { client, parameters })?;
     *context = Some(opened.clone_ref(py));
     Ok(opened)
 }
@@ -50,7 +77,7 @@ pub fn shutdown_all(py: Python<'_>) -> PyResult<()> {
     guard::check(py, "")?;
     let context = CONTEXT.lock_py_attached(py).take();
     if let Some(context) = context {
-        let client = context.get().0.clone();
+        let client = context.get().client.clone();
         py.detach(|| client.close());
     }
     delivery::close_all();
@@ -82,7 +109,7 @@ impl Context {
         let name = name.to_string_lossy();
         logging::mirror(py)?;
         guard::check(py, &name)?;
-        if self.0.closed() {
+        if self.client.closed() {
             return Err(pyo3::exceptions::PyValueError::new_err(format!(
                 "{name}: this context is closed by shutdown_all(); get_context() opens a new one"
             )));
@@ -93,9 +120,20 @@ impl Context {
         }
         let shown = if name.is_empty() { "''" } else { &name };
         let link = py
-            .detach(|| runtime::guarded(|| self.0.link(&name)))
+            .detach(|| runtime::guarded(|| self.client.link(&name)))
             .map_err(|error| exception(py, shown, &error))?;
-        Ok(Channel::new(&name, self.0.clone(), link))
+        Ok(Channel::new(&name, self.client.clone(), link))
+    }
+
+    /// The EPICS_CA_* and EPICS_PVA_* parameters that were set when the client was opened, by `configure` or by the
+    /// environment; EPICS' own defaults hold for all others.
+    #[getter]
+    fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let config = PyDict::new(py);
+        for (name, value) in &self.parameters {
+            config.set_item(name, value)?;
+        }
+        Ok(config)
     }
 
     /// Wait until a server serves each PV.
@@ -111,7 +149,7 @@ impl Context {
     ///     ValueError, TypeError: A channel that is closed or none, or a timeout that is none.
     #[pyo3(signature = (channels, *, timeout = Timeout::Usual), text_signature = "($self, channels, *, timeout=5.0)")]
     fn connect_many(&self, py: Python<'_>, channels: &Bound<'_, PyAny>, timeout: Timeout<'_>) -> PyResult<Py<PyAny>> {
-        let bulk = Bulk::parse(py, &self.0, channels)?;
+        let bulk = Bulk::parse(py, &self.client, channels)?;
         let limit = Limit::parse(bulk.name(), &timeout)?;
         bulk.block(py, bulk.connect(limit))
     }
@@ -124,7 +162,7 @@ impl Context {
         channels: &Bound<'py, PyAny>,
         timeout: Timeout<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let bulk = Bulk::parse(py, &self.0, channels)?;
+        let bulk = Bulk::parse(py, &self.client, channels)?;
         let limit = Limit::parse(bulk.name(), &timeout)?;
         bulk.awaitable(py, bulk.connect(limit))
     }
@@ -157,7 +195,7 @@ impl Context {
         columns: bool,
         timeout: Timeout<'_>,
     ) -> PyResult<Py<PyAny>> {
-        let bulk = Bulk::parse(py, &self.0, channels)?;
+        let bulk = Bulk::parse(py, &self.client, channels)?;
         let limit = Limit::parse(bulk.name(), &timeout)?;
         let fetch = arguments::fetch(bulk.name(), form, count.as_ref())?;
         bulk.block(py, bulk.get(fetch, columns, limit))
@@ -177,7 +215,7 @@ impl Context {
         columns: bool,
         timeout: Timeout<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let bulk = Bulk::parse(py, &self.0, channels)?;
+        let bulk = Bulk::parse(py, &self.client, channels)?;
         let limit = Limit::parse(bulk.name(), &timeout)?;
         let fetch = arguments::fetch(bulk.name(), form, count.as_ref())?;
         bulk.awaitable(py, bulk.get(fetch, columns, limit))
@@ -210,7 +248,7 @@ impl Context {
         wait: bool,
         timeout: Timeout<'_>,
     ) -> PyResult<Py<PyAny>> {
-        let bulk = Bulk::parse(py, &self.0, channels)?;
+        let bulk = Bulk::parse(py, &self.client, channels)?;
         let limit = Limit::parse(bulk.name(), &timeout)?;
         bulk.block(py, bulk.put(bulk.values(values)?, wait, limit))
     }
@@ -228,12 +266,12 @@ impl Context {
         wait: bool,
         timeout: Timeout<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let bulk = Bulk::parse(py, &self.0, channels)?;
+        let bulk = Bulk::parse(py, &self.client, channels)?;
         let limit = Limit::parse(bulk.name(), &timeout)?;
         bulk.awaitable(py, bulk.put(bulk.values(values)?, wait, limit))
     }
 
     fn __repr__(&self) -> String {
-        format!("Context({})", if self.0.closed() { "closed" } else { "open" })
+        format!("Context({})", if self.client.closed() { "closed" } else { "open" })
     }
 }

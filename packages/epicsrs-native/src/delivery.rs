@@ -89,11 +89,26 @@ pub fn default_is_open() -> bool {
     queue.is_some_and(|queue| !queue.closed())
 }
 
-/// Threads that wait for something to be due.
-static DRAINING: AtomicUsize = AtomicUsize::new(0);
+/// Threads that are in `take`: waiting, or making Python objects of what is due.
+static TAKING: AtomicUsize = AtomicUsize::new(0);
+
+struct Taking;
+
+impl Taking {
+    fn new() -> Self {
+        TAKING.fetch_add(1, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        TAKING.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 pub fn drained_by() -> usize {
-    DRAINING.load(Ordering::SeqCst)
+    TAKING.load(Ordering::SeqCst)
 }
 
 /// Close every delivery of the process.
@@ -334,7 +349,7 @@ impl DeliveryQueue {
 
     /// The name it was given.
     #[getter]
-    fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 
@@ -373,14 +388,14 @@ impl DeliveryQueue {
     ///     ValueError: The delivery is closed, or what the method itself raises.
     #[pyo3(signature = (call, *args, **kwargs))]
     fn submit<'py>(
-        &self,
+        slf: &Bound<'py, Self>,
         py: Python<'py>,
         call: &Bound<'py, PyAny>,
         args: &Bound<'py, PyTuple>,
         kwargs: Option<&Bound<'py, PyDict>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        guard::check(py, &self.name)?;
-        submit(py, &self.name, &self.queue, call, args, kwargs)
+        guard::check(py, &slf.get().name)?;
+        submit(py, slf, call, args, kwargs)
     }
 
     /// Take what is due: (callback, arguments, source) each, the results of awaitables being set on the way.
@@ -394,13 +409,12 @@ impl DeliveryQueue {
             None => Limit::forever(),
         };
         let logs = self.is_default();
+        let _taking = Taking::new();
         loop {
-            if logs {
-                logging::flush(py)?;
-            }
+            let records = if logs { logging::due(py)? } else { None };
             let (due, closed) = self.queue.pop();
-            if !due.is_empty() {
-                let calls = PyList::empty(py);
+            if !due.is_empty() || records.is_some() {
+                let calls = PyList::new(py, records)?;
                 for one in due {
                     if let Some(call) = one.into_python(py)? {
                         calls.append(call)?;
@@ -415,9 +429,7 @@ impl DeliveryQueue {
                 return Ok(Some(PyList::empty(py)));
             }
             let slice = limit.slice(if is_main_thread(py)? { Some(SLICE) } else { None });
-            DRAINING.fetch_add(1, Ordering::SeqCst);
             guard::away(py, || self.queue.wait(slice, || logs && logging::pending()));
-            DRAINING.fetch_sub(1, Ordering::SeqCst);
             py.check_signals()?;
         }
     }

@@ -9,6 +9,7 @@ mod ca;
 mod channel;
 mod client;
 mod columns;
+mod config;
 mod context;
 mod convert;
 mod delivery;
@@ -58,7 +59,7 @@ mod _native {
     #[pymodule_export]
     use crate::columns::Columns;
     #[pymodule_export]
-    use crate::context::{Context, caught_panic_count, get_context, shutdown_all};
+    use crate::context::{Context, caught_panic_count, configure, get_context, shutdown_all};
     #[pymodule_export]
     use crate::delivery::DeliveryQueue;
     #[pymodule_export]

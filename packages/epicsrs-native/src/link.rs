@@ -16,13 +16,15 @@ pub enum Link {
 }
 
 /// What a server says of a channel.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Info {
     pub address: String,
     pub type_name: String,
     pub count: Option<u64>,
     pub readable: Option<bool>,
     pub writable: Option<bool>,
+    /// pvAccess: the types of all fields.
+    pub structure: Option<Value>,
 }
 
 impl Link {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -104,13 +105,14 @@ pub fn install() {
 
 /// Read Python's level again.
 pub fn mirror(py: Python<'_>) -> PyResult<()> {
-    let level: i64 = match py.import("sys")?.getattr("modules")?.get_item("logging") {
-        Ok(logging) => logging
-            .call_method1("getLogger", ("epicsrs",))?
+    let logging = py.import("sys")?.getattr("modules")?.get_item("logging").ok();
+    // Nobody has configured what nobody has imported, or is importing in this moment.
+    let level: i64 = match logging.map(|l| l.getattr_opt("getLogger")).transpose()?.flatten() {
+        Some(logger) => logger
+            .call1(("epicsrs",))?
             .call_method0("getEffectiveLevel")?
             .extract()?,
-        // Nobody has configured what nobody has imported.
-        Err(_) => 30,
+        None => 30,
     };
     LEVEL.store(u8::try_from(level.max(0)).unwrap_or(u8::MAX), Ordering::Relaxed);
     Ok(())
@@ -120,21 +122,18 @@ pub fn pending() -> bool {
     !RECORDS.lock().is_empty()
 }
 
-/// Hand what waits to Python's logging.
-pub fn flush(py: Python<'_>) -> PyResult<()> {
+/// What hands the waiting records to Python's logging, with its arguments; None where none wait.
+///
+/// It is for Python to call: a thread that logs while the interpreter is finalized is ended where it is, which must not
+/// be above Rust frames.
+pub fn due(py: Python<'_>) -> PyResult<Option<Bound<'_, PyTuple>>> {
     let records = std::mem::take(&mut *RECORDS.lock());
     if records.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    let logging = py.import("logging")?;
-    for record in records {
-        let logger = logging.call_method1("getLogger", (record.logger,))?;
-        logger.call_method1("log", (record.level, "%s", record.text))?;
-    }
-    let dropped = DROPPED.swap(0, Ordering::Relaxed);
-    if dropped > 0 {
-        let logger = logging.call_method1("getLogger", ("epicsrs.native",))?;
-        logger.call_method1("warning", ("%d log records were dropped before this one", dropped))?;
-    }
-    mirror(py)
+    mirror(py)?;
+    let hand_on = py.import("epicsrs_native.delivery")?.getattr("hand_on")?;
+    let records: Vec<_> = records.into_iter().map(|r| (r.logger, r.level, r.text)).collect();
+    let arguments = (records, DROPPED.swap(0, Ordering::Relaxed)).into_pyobject(py)?;
+    Ok(Some((hand_on, arguments, py.None()).into_pyobject(py)?))
 }

@@ -211,15 +211,18 @@ pub struct Info {
     pv: String,
     protocol: &'static str,
     info: link::Info,
+    structure: Option<Py<PyAny>>,
 }
 
 impl Info {
-    pub fn new(pv: &str, protocol: &'static str, info: link::Info) -> Self {
-        Self {
+    pub fn new(py: Python<'_>, pv: &str, protocol: &'static str, mut info: link::Info) -> PyResult<Self> {
+        let structure = info.structure.take().map(|structure| to_python(py, structure));
+        Ok(Self {
             pv: pv.to_owned(),
             protocol,
             info,
-        }
+            structure: structure.transpose()?,
+        })
     }
 }
 
@@ -265,6 +268,12 @@ impl Info {
     #[getter]
     fn writable(&self) -> Option<bool> {
         self.info.writable
+    }
+
+    /// pvAccess: the types of all fields of the channel's structure, by name, nested; None on Channel Access.
+    #[getter]
+    fn structure(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.structure.as_ref().map(|structure| structure.clone_ref(py))
     }
 
     fn __repr__(&self) -> String {

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::delivery::Queue;
+use crate::delivery::{DeliveryQueue, Queue};
 
 thread_local! {
     /// Where the awaitable call that this thread starts now has to be answered, in place of its running loop.
@@ -32,23 +32,23 @@ pub fn target(py: Python<'_>) -> Option<(Arc<Queue>, Bound<'_, PyAny>)> {
     })
 }
 
-/// Call an `…_async` method so that its result comes through `queue`.
+/// Call an `…_async` method so that its result comes through the delivery.
 pub fn submit<'py>(
     py: Python<'py>,
-    name: &str,
-    queue: &Arc<Queue>,
+    delivery: &Bound<'py, DeliveryQueue>,
     call: &Bound<'py, PyAny>,
     arguments: &Bound<'py, PyTuple>,
     keywords: Option<&Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     static SUBMITTED: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let (name, queue) = (delivery.get().name(), &delivery.get().queue);
     if queue.closed() {
         return Err(PyValueError::new_err(format!("{name}: this delivery is closed")));
     }
     let class = SUBMITTED.get_or_try_init(py, || {
         PyResult::Ok(py.import("epicsrs_native.submitted")?.getattr("Submitted")?.unbind())
     })?;
-    let submitted = class.bind(py).call0()?;
+    let submitted = class.bind(py).call1((delivery,))?;
     TARGET.set(Some((queue.clone(), submitted.clone().unbind())));
     let aimed = Aimed;
     let started = call.call(arguments, keywords)?;

@@ -35,7 +35,10 @@ pub struct Subscriber {
     feed: Arc<Feed>,
     pub lane: Lane,
     queue: Arc<Queue>,
-    callback: Option<Py<PyAny>>,
+    /// Whether it has a callback; else it is iterated.
+    called: bool,
+    /// Let go of when it is closed: what it belongs to may hold this.
+    callback: Mutex<Option<Py<PyAny>>>,
     /// The Python object; held while open, so that a subscription lives until it is closed.
     handle: Mutex<Option<Py<Subscription>>>,
     id: AtomicU64,
@@ -62,7 +65,8 @@ impl Subscriber {
             link: link.clone(),
             lane: Lane::new(capacity),
             queue,
-            callback,
+            called: callback.is_some(),
+            callback: Mutex::new(callback),
             handle: Mutex::default(),
             id: AtomicU64::new(0),
             stage: watch::Sender::new(Stage::Waiting),
@@ -105,7 +109,7 @@ impl Subscriber {
 
     fn queued(self: &Arc<Self>, pushed: Pushed) {
         match pushed {
-            Pushed::Queued { stale } if self.callback.is_some() => self.queue.updated(self, stale),
+            Pushed::Queued { stale } if self.called => self.queue.updated(self, stale),
             Pushed::Queued { .. } => self.wake_reader(),
             Pushed::Ignored => {}
         }
@@ -135,7 +139,7 @@ impl Subscriber {
     /// The callback with the object that stands for it; None where it is closed.
     pub fn callback(&self, py: Python<'_>) -> Option<(Py<PyAny>, Py<Subscription>)> {
         let handle = self.handle.lock().as_ref().map(|handle| handle.clone_ref(py))?;
-        Some((self.callback.as_ref()?.clone_ref(py), handle))
+        Some((self.callback.lock().as_ref()?.clone_ref(py), handle))
     }
 
     /// Give the next update to who awaits it, in the loop's thread.
@@ -159,7 +163,8 @@ impl Opened for Subscriber {
     fn end(&self) {
         if self.lane.close() {
             self.feed.leave(self.id.load(Ordering::SeqCst));
-            drop(self.handle.lock().take());
+            let (handle, callback) = (self.handle.lock().take(), self.callback.lock().take());
+            drop((handle, callback));
             self.wake_reader();
         }
     }
@@ -228,7 +233,7 @@ impl Subscription {
     /// The next reading; ends when the subscription is closed.
     fn __anext__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let subscriber = &self.0;
-        if subscriber.callback.is_some() {
+        if subscriber.called {
             return Err(PyValueError::new_err(format!(
                 "{}: this subscription has a callback",
                 subscriber.pv

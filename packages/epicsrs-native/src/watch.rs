@@ -26,7 +26,8 @@ pub struct Watcher {
     pv: Arc<str>,
     link: Link,
     wanted: Wanted,
-    callback: Py<PyAny>,
+    /// Let go of when it is closed: what it belongs to may hold this.
+    callback: Mutex<Option<Py<PyAny>>>,
     queue: Arc<Queue>,
     handle: Mutex<Option<Py<Watch>>>,
     id: AtomicU64,
@@ -46,7 +47,7 @@ impl Watcher {
             pv,
             link: link.clone(),
             wanted,
-            callback,
+            callback: Mutex::new(Some(callback)),
             queue,
             handle: Mutex::default(),
             id: AtomicU64::new(0),
@@ -72,7 +73,9 @@ impl Watcher {
     }
 
     pub fn call<'py>(&self, py: Python<'py>, event: &Event) -> PyResult<Option<pyo3::Bound<'py, PyTuple>>> {
-        let Some(handle) = self.handle.lock().as_ref().map(|handle| handle.clone_ref(py)) else {
+        let handle = self.handle.lock().as_ref().map(|handle| handle.clone_ref(py));
+        let callback = self.callback.lock().as_ref().map(|callback| callback.clone_ref(py));
+        let (Some(handle), Some(callback)) = (handle, callback) else {
             return Ok(None);
         };
         let arguments = match event {
@@ -80,9 +83,7 @@ impl Watcher {
             Event::Access(read, write) => (*read, *write).into_pyobject(py)?,
             Event::Refused(error) => (exception(py, &self.pv, error).into_value(py),).into_pyobject(py)?,
         };
-        Ok(Some(
-            (self.callback.clone_ref(py), arguments, handle).into_pyobject(py)?,
-        ))
+        Ok(Some((callback, arguments, handle).into_pyobject(py)?))
     }
 }
 
@@ -90,7 +91,8 @@ impl Opened for Watcher {
     fn end(&self) {
         if !self.closed.swap(true, Ordering::AcqRel) {
             self.link.events().forget(self.id.load(Ordering::SeqCst));
-            drop(self.handle.lock().take());
+            let (handle, callback) = (self.handle.lock().take(), self.callback.lock().take());
+            drop((handle, callback));
         }
     }
 }

@@ -224,3 +224,13 @@ def test_closing_one_channel_leaves_others_to_the_same_pv(ioc: Ioc, protocol: st
     assert call(other.get).value == 3.25
     assert not subscription.closed
     subscription.close()
+
+
+def test_info_of_a_pvaccess_channel_has_the_types_of_its_structure(ioc: Ioc, call: Call) -> None:
+    info = call(ioc.channel("double", "pva").info)
+
+    assert info.structure.id == "epics:nt/NTScalar:1.0"
+    assert info.structure["value"] == "double"
+    assert info.structure["alarm"] == {"severity": "int", "status": "int", "message": "string"}
+    assert info.structure["display"]["units"] == "string"
+    assert call(ioc.channel("double", "ca").info).structure is None

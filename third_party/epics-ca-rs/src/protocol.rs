@@ -242,6 +242,10 @@ pub fn auto_array_bytes() -> bool {
         .unwrap_or(true)
 }
 
+/// No reply may be larger unless `EPICS_CA_MAX_ARRAY_BYTES` says so: a server's
+/// header is not to decide how much memory a client takes.
+pub const MOST_RECV_BODY_BYTES: usize = 256 << 20;
+
 /// The receive-side body limit of a CA circuit — `None` means "no limit",
 /// which is C's DEFAULT.
 ///
@@ -257,7 +261,7 @@ pub fn auto_array_bytes() -> bool {
 /// circuit. A CA circuit is NEVER closed for an oversized payload.
 pub fn max_recv_body_bytes() -> Option<usize> {
     if auto_array_bytes() {
-        None
+        Some(max_array_bytes_buffer().max(MOST_RECV_BODY_BYTES))
     } else {
         Some(max_array_bytes_buffer())
     }
@@ -270,7 +274,11 @@ pub fn max_recv_body_bytes() -> Option<usize> {
 /// the Tier 2 refusal to size an allocation from a remote header. Either way
 /// it is one number with one meaning; see [`MAX_FRAME_BODY_BYTES`].
 pub fn max_frame_body_bytes() -> usize {
-    max_recv_body_bytes().unwrap_or(MAX_FRAME_BODY_BYTES)
+    if auto_array_bytes() {
+        MAX_FRAME_BODY_BYTES
+    } else {
+        max_array_bytes_buffer()
+    }
 }
 
 /// C `cac::maxContiguousFrames` (`modules/ca/src/client/cac.cpp:233-237`,

@@ -15,6 +15,7 @@ from epicsrs_native._native import (
     Watch,
     __version__,
     caught_panic_count,
+    configure,
     get_context,
     shutdown_all,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "Watch",
     "__version__",
     "caught_panic_count",
+    "configure",
     "get_context",
     "get_delivery",
     "require_abi",

@@ -43,6 +43,8 @@ class Delivery(DeliveryQueue):
             if batch is None:
                 return
             deliver(batch)
+            # Else the last callbacks and readings live until something else comes.
+            del batch
 
     def drain(self) -> None:
         """Run the callbacks that are due now, without waiting; for an owner with an event loop of its own."""
@@ -80,6 +82,16 @@ def report(message: str, source: Subscription | Watch | None, error: BaseExcepti
 
     pv = None if source is None else source.pv
     logging.getLogger("epicsrs.delivery").error(message, exc_info=error, extra={"pv": pv})
+
+
+def hand_on(records: list[tuple[str, int, str]], dropped: int) -> None:
+    """Give the network code's log records, each with its logger and level, to ``logging``."""
+    import logging
+
+    if dropped:
+        logging.getLogger("epicsrs.native").warning("%d log records were dropped before the next one", dropped)
+    for logger, level, text in records:
+        logging.getLogger(logger).log(level, "%s", text)
 
 
 _default: list[Delivery] = []

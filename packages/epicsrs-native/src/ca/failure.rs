@@ -3,6 +3,7 @@
 use epics_base_rs::error::{CaError, eca};
 use epics_base_rs::types::DbFieldType;
 use epics_ca_rs::client::CaChannel;
+use epics_ca_rs::protocol::max_recv_body_bytes;
 
 use crate::error::{Error, Kind};
 
@@ -64,6 +65,13 @@ pub fn failure(error: CaError) -> Error {
         CaError::Disconnected | CaError::Shutdown | CaError::Io(_) => Error::lost(),
         CaError::ServerError(status) | CaError::WriteFailed(status) => match status {
             eca::ECA_DISCONN => Error::lost(),
+            eca::ECA_TOLARGE => Error::new(
+                Kind::Other,
+                format!(
+                    "its value is larger than the receive limit of {} bytes (EPICS_CA_MAX_ARRAY_BYTES)",
+                    max_recv_body_bytes().unwrap_or(usize::MAX)
+                ),
+            ),
             _ => Error::new(
                 kind_of(status),
                 format!("the server refused: {}", eca::eca_message(status)),

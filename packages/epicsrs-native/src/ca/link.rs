@@ -320,6 +320,7 @@ impl CaLink {
                 count: Some(u64::from(count)),
                 readable: Some(rights.read),
                 writable: Some(rights.write),
+                structure: None,
             })
         })
         .await

@@ -17,7 +17,7 @@ use super::operation::{Operation, failure};
 use super::put::shape;
 use super::request::Request;
 use super::selection::Selection;
-use super::type_name::type_name;
+use super::type_name::{described, type_name};
 use super::{PvaContext, normative};
 use crate::error::{Error, Kind};
 use crate::events::Events;
@@ -242,6 +242,7 @@ impl PvaLink {
             count: None,
             readable: None,
             writable: None,
+            structure: described(&desc),
         })
     }
 

@@ -2,6 +2,20 @@
 
 use epics_pva_rs::pvdata::{FieldDesc, ScalarType};
 
+use crate::value::Value;
+
+/// A structure's fields with the type of each; None for what is none.
+pub fn described(desc: &FieldDesc) -> Option<Value> {
+    let FieldDesc::Structure { struct_id, fields } = desc else {
+        return None;
+    };
+    let typed = |desc| described(desc).unwrap_or_else(|| Value::Text(type_name(desc).into_bytes()));
+    Some(Value::Structure {
+        id: struct_id.clone(),
+        fields: fields.iter().map(|(name, desc)| (name.clone(), typed(desc))).collect(),
+    })
+}
+
 /// The type as the pvAccess specification writes it: `double`, `double[]`, a structure by its id.
 pub fn type_name(desc: &FieldDesc) -> String {
     let scalar = |kind: &ScalarType| match kind {

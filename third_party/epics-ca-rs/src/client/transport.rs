@@ -962,9 +962,10 @@ impl RecvBodyPolicy {
     pub(super) fn refuses(&mut self, peer: SocketAddr, body_len: usize) -> bool {
         let over = self.limit.is_some_and(|limit| body_len > limit);
         if over && !self.oversize_logged {
-            epics_libcom_rs::stderr_println!(
-                "CA: {peer}: response with payload size={body_len} \
-                 > EPICS_CA_MAX_ARRAY_BYTES ignored"
+            tracing::warn!(
+                %peer,
+                body_len,
+                "a reply larger than the receive limit was dropped"
             );
             self.oversize_logged = true;
         }
@@ -2897,6 +2898,23 @@ async fn read_loop<R: AsyncRead + Unpin + Send + 'static>(
             // a 33 MB waveform from a C IOC without complaint, so ours must
             // too. The rule itself lives in [`RecvBodyPolicy`].
             if body_policy.refuses(server_addr, actual_post) {
+                // Whoever waits for it is told now, not by its own deadline.
+                match hdr.cmmd {
+                    CA_PROTO_READ_NOTIFY => dispatch_read_error(
+                        &in_flight,
+                        hdr.available,
+                        epics_base_rs::error::CaError::ServerError(
+                            epics_base_rs::error::eca::ECA_TOLARGE,
+                        ),
+                    ),
+                    CA_PROTO_EVENT_ADD => {
+                        let _ = event_tx.send(TransportEvent::MonitorStatusError {
+                            subid: hdr.available,
+                            eca_status: epics_base_rs::error::eca::ECA_TOLARGE,
+                        });
+                    }
+                    _ => {}
+                }
                 let present = accumulated.len() - offset;
                 if msg_len <= present {
                     offset += msg_len;
