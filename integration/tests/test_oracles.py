@@ -36,9 +36,8 @@ RECORD_NAMES = [name for database in DATABASES for name in RECORD.findall(databa
 FIELDS = """text.VAL$ double.DESC$ double.DESC double.PREC double.PINI double.HOPR double.NAME double.RTYP
 double.SEVR""".split()
 GROUPS = ["group"]
-STRUCTURES = (
-    """table enum refusing unstamped uint64 int64 image_3d image_1d image_compressed shapes pair union""".split()
-)
+STRUCTURES = """table enum refusing unstamped uint64 int64 image_3d image_1d image_compressed shapes
+pair union""".split()
 STRUCTURES += [f"{shape}_{code}" for shape in ("scalar", "array") for code in "?bBhHiIlLfds"]
 STRUCTURES += [f"image_{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
 STRUCTURES += ["image_float32", "image_float64"]

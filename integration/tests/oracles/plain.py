@@ -1,4 +1,4 @@
-"""Readings of different clients as the same JSON: facts by their names, each absent where a client has no such thing."""
+"""Readings of different clients as the same JSON: facts by their names; what a client does not have is absent."""
 
 import json
 import math

@@ -43,8 +43,10 @@ def read(pv: str) -> dict[str, Any]:
         return {"id": kind, "value": bare(found)}
     facts: dict[str, Any] = {"value": found.value}
     if kind.startswith("epics:nt/NTEnum"):
-        facts |= {"value": found.value.index, "choices": found.value.choices}
-        facts |= {"label": label for label in found.value.choices[found.value.index :][:1]}
+        index, choices = found.value.index, found.value.choices
+        facts |= {"value": index, "choices": choices}
+        if index < len(choices):
+            facts["label"] = choices[index]
     elif kind.startswith("epics:nt/NTTable"):
         facts |= {"id": kind, "value": bare(found.value), "labels": found.labels}
     elif kind.startswith("epics:nt/NTUnion"):
