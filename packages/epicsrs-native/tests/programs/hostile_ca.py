@@ -1,0 +1,343 @@
+"""A Channel Access server that answers wrongly, each PV in its own way: the name after the prefix says how.
+
+Usage: hostile_ca.py PREFIX PORT
+Speaks just enough of the protocol (Channel Access protocol specification, version 4.13) for a search, a channel, reads,
+writes and monitors. Each PV has a TCP port of its own, so that one which breaks its circuit disturbs no other.
+"""
+
+import asyncio
+import itertools
+import socket
+import struct
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from talk import say
+
+VERSION, EVENT_ADD, EVENT_CANCEL, SEARCH, ERROR, CLEAR, READ = 0, 1, 2, 6, 11, 12, 15
+CREATE, WRITE, RIGHTS, ECHO, CREATE_FAILED, SERVER_DISCONNECTED = 18, 19, 22, 23, 26, 27
+STRING, ENUM, DOUBLE = 0, 3, 6
+NORMAL, GET_FAILED, BAD_TYPE = 1, 152, 114
+# What a sane answer holds.
+VALUE = 3.25
+WRONG = -99.0
+
+prefix, port = sys.argv[1], int(sys.argv[2])
+
+
+class Header(NamedTuple):
+    """The first 16 bytes of a message."""
+
+    command: int
+    size: int = 0
+    type: int = 0
+    count: int = 0
+    first: int = 0
+    second: int = 0
+
+
+def message(
+    command: int, kind: int = 0, count: int = 0, first: int = 0, second: int = 0, payload: bytes = b""
+) -> bytes:
+    padded = payload + bytes(-len(payload) % 8)
+    return struct.pack(">HHHHII", command, len(padded), kind, count, first, second) + padded
+
+
+def head(kind: int) -> bytes:
+    """What stands before the value in a reply of a type: alarm, time, limits."""
+    family, native = divmod(kind, 7)
+    if family == 0:
+        return b""
+    alarm = struct.pack(">hh", 0, 0)
+    if family == 1:
+        return alarm + (bytes(4) if native == DOUBLE else b"")
+    if family == 2:
+        time = alarm + struct.pack(">II", 1_000_000_000, 123_456_789)
+        return time + {DOUBLE: bytes(4), ENUM: bytes(2)}.get(native, b"")
+    if native == DOUBLE:
+        return alarm + struct.pack(">hh8s", 3, 0, b"mm") + struct.pack(">8d", *range(8))[: 64 if family == 4 else 48]
+    return alarm + (LABELS if native == ENUM else b"")
+
+
+# 16 labels of 26 bytes without a NUL, and more of them announced than there is room for.
+LABELS = struct.pack(">H", 20) + b"".join(b"%02d" % n + b"\xb5" * 24 for n in range(16))
+
+
+def body(kind: int, value: float = VALUE) -> bytes:
+    """The payload of a reply: 40 bytes without a NUL, an index beyond all labels, or a number."""
+    native = kind % 7
+    return head(kind) + {STRING: b"\xb5" * 40, ENUM: struct.pack(">H", 65535)}.get(native, struct.pack(">d", value))
+
+
+class Circuit:
+    """One client's connection to one PV."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    def finish(self) -> None:
+        self.writer.close()
+
+    def reset(self) -> None:
+        """Close with a RST."""
+        raw: socket.socket = self.writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.close()
+
+    async def hear(self) -> tuple[Header, bytes]:
+        header = Header(*struct.unpack(">HHHHII", await self.reader.readexactly(16)))
+        return header, await self.reader.readexactly(header.size)
+
+
+def reply(asked: Header, value: float = VALUE, ioid: int = 0) -> bytes:
+    """A sane answer to a read; ``ioid`` is added to the number of the request."""
+    return message(asked.command, asked.type, 1, NORMAL, asked.second + ioid, body(asked.type, value))
+
+
+Answer = Callable[[Circuit, Header, int], Awaitable[None]]
+ANSWERS: dict[str, Answer] = {}
+
+
+def answers(function: Answer) -> Answer:
+    """The answer to the n-th read of the PV of that name, or to its monitor, from 0."""
+    ANSWERS[function.__name__] = function
+    return function
+
+
+@answers
+async def sane(circuit: Circuit, asked: Header, n: int) -> None:
+    await circuit.send(reply(asked))
+
+
+@answers
+async def deaf(circuit: Circuit, asked: Header, n: int) -> None:
+    return
+
+
+async def broken_once(circuit: Circuit, asked: Header, n: int, length: int, end: Callable[[], None]) -> None:
+    if n:
+        await circuit.send(reply(asked))
+    else:
+        await circuit.send(reply(asked, WRONG)[:length])
+        end()
+
+
+@answers
+async def reset_in_mid_payload(circuit: Circuit, asked: Header, n: int) -> None:
+    await broken_once(circuit, asked, n, 26, circuit.reset)
+
+
+@answers
+async def end_in_mid_header(circuit: Circuit, asked: Header, n: int) -> None:
+    await broken_once(circuit, asked, n, 9, circuit.finish)
+
+
+@answers
+async def end_in_mid_payload(circuit: Circuit, asked: Header, n: int) -> None:
+    await broken_once(circuit, asked, n, 26, circuit.finish)
+
+
+@answers
+async def stalled_in_mid_payload(circuit: Circuit, asked: Header, n: int) -> None:
+    if not n:
+        await circuit.send(reply(asked)[:26])
+
+
+@answers
+async def byte_at_a_time(circuit: Circuit, asked: Header, n: int) -> None:
+    for byte in reply(asked):
+        await circuit.send(bytes([byte]))
+        await asyncio.sleep(0.002)
+
+
+@answers
+async def fewer_bytes_than_count(circuit: Circuit, asked: Header, n: int) -> None:
+    await circuit.send(message(asked.command, asked.type, 10, NORMAL, asked.second, body(asked.type)))
+
+
+@answers
+async def no_payload(circuit: Circuit, asked: Header, n: int) -> None:
+    await circuit.send(message(asked.command, asked.type, 1, NORMAL, asked.second))
+
+
+@answers
+async def half_a_time(circuit: Circuit, asked: Header, n: int) -> None:
+    await circuit.send(message(asked.command, asked.type, 1, NORMAL, asked.second, bytes(8)))
+
+
+@answers
+async def unknown_type(circuit: Circuit, asked: Header, n: int) -> None:
+    await circuit.send(message(asked.command, 99, 1, NORMAL, asked.second, bytes(64)))
+
+
+@answers
+async def another_type(circuit: Circuit, asked: Header, n: int) -> None:
+    await circuit.send(message(asked.command, STRING, 1, NORMAL, asked.second, b"3.25".ljust(40, b"\0")))
+
+
+@answers
+async def unknown_status(circuit: Circuit, asked: Header, n: int) -> None:
+    await circuit.send(message(asked.command, asked.type, 1, 0xDEADBEE8, asked.second, body(asked.type)))
+
+
+@answers
+async def get_failed(circuit: Circuit, asked: Header, n: int) -> None:
+    await circuit.send(message(asked.command, asked.type, 1, GET_FAILED, asked.second))
+
+
+@answers
+async def error_message(circuit: Circuit, asked: Header, n: int) -> None:
+    """CA_PROTO_ERROR: the header of the request and words of the server."""
+    about = struct.pack(">HHHHII", *asked)
+    await circuit.send(message(ERROR, 0, 0, 1, BAD_TYPE, about + b"no such thing\0"))
+
+
+@answers
+async def four_gigabytes(circuit: Circuit, asked: Header, n: int) -> None:
+    """An extended header that announces 4 GiB less 8, of which 1 MiB comes."""
+    head_ = struct.pack(">HHHHIIII", asked.command, 0xFFFF, asked.type, 0, NORMAL, asked.second, 0xFFFFFFF8, 0x1FFFFFFF)
+    await circuit.send(head_ + bytes(2**20))
+
+
+@answers
+async def unknown_request(circuit: Circuit, asked: Header, n: int) -> None:
+    """A reply to a request that nobody made."""
+    await circuit.send(reply(asked, WRONG, 1000))
+
+
+@answers
+async def unknown_request_first(circuit: Circuit, asked: Header, n: int) -> None:
+    await circuit.send(reply(asked, WRONG, 1000) + reply(asked))
+
+
+@answers
+async def twice(circuit: Circuit, asked: Header, n: int) -> None:
+    await circuit.send(reply(asked, VALUE + n) + reply(asked, WRONG))
+
+
+@answers
+async def late(circuit: Circuit, asked: Header, n: int) -> None:
+    """The first answer comes when it has long been given up, just before the second."""
+    if n:
+        await circuit.send(reply(asked, WRONG, -1) + reply(asked))
+
+
+waiting: list[Header] = []
+
+
+@answers
+async def backwards(circuit: Circuit, asked: Header, n: int) -> None:
+    """Three requests, the last answered first; each with its own number of arrival."""
+    waiting.append(asked)
+    if len(waiting) == 3:
+        for number in (2, 1, 0):
+            await circuit.send(reply(waiting[number], number))
+        waiting.clear()
+
+
+@answers
+async def unknown_command(circuit: Circuit, asked: Header, n: int) -> None:
+    await circuit.send(message(77, 1, 2, 3, 4, bytes(24)) + reply(asked))
+
+
+@answers
+async def gone(circuit: Circuit, asked: Header, n: int) -> None:
+    """The first read is answered by the end of the channel, whose circuit stays."""
+    await circuit.send(reply(asked) if n else message(SERVER_DISCONNECTED, 0, 0, CID))
+
+
+CID = 0
+TYPES = {"strings": STRING, "labels": ENUM, "unknown_native_type": 99}
+
+
+class Behaviour:
+    """One PV: its TCP port, and what it does there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.reads = itertools.count()
+        self.searches = itertools.count()
+        self.port = 0
+
+    def answers_search(self) -> bool:
+        """Every search but the first for one of them."""
+        return next(self.searches) > 0 or self.name != "first_search_lost"
+
+    async def listen(self) -> None:
+        server = await asyncio.start_server(self.serve, "127.0.0.1")
+        self.port = server.sockets[0].getsockname()[1]
+        self.server = server
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        circuit = Circuit(reader, writer)
+        try:
+            if self.name == "black_hole":
+                await reader.read(-1)
+            await circuit.send(message(VERSION, 0, 13))
+            while True:
+                await self.answer(circuit, *await circuit.hear())
+        except (ConnectionError, asyncio.IncompleteReadError):
+            circuit.finish()
+
+    async def answer(self, circuit: Circuit, asked: Header, payload: bytes) -> None:
+        global CID  # noqa: PLW0603 (one channel a PV)
+        if asked.command == CREATE:
+            CID = asked.first
+            if self.name == "refused":
+                await circuit.send(message(CREATE_FAILED, 0, 0, asked.first))
+                return
+            await circuit.send(message(RIGHTS, 0, 0, asked.first, 3))
+            native = TYPES.get(self.name, DOUBLE)
+            count = 10 if self.name == "fewer_bytes_than_count" else 1
+            await circuit.send(message(CREATE, native, count, asked.first, 1))
+        elif asked.command in (READ, EVENT_ADD):
+            await ANSWERS.get(self.name, sane)(circuit, asked, next(self.reads))
+        elif asked.command == EVENT_CANCEL:
+            await circuit.send(message(EVENT_ADD, asked.type, 0, asked.first, asked.second))
+        elif asked.command == WRITE:
+            await circuit.send(message(WRITE, asked.type, asked.count, NORMAL, asked.second))
+        elif asked.command == CLEAR:
+            await circuit.send(message(CLEAR, 0, 0, asked.first, asked.second))
+        elif asked.command == ECHO:
+            await circuit.send(message(ECHO))
+
+
+behaviours: dict[str, Behaviour] = {}
+
+
+class Searches(asyncio.DatagramProtocol):
+    """Answers the searches for PVs of the prefix."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        while len(data) >= 16:
+            header = Header(*struct.unpack(">HHHHII", data[:16]))
+            payload, data = data[16 : 16 + header.size], data[16 + header.size :]
+            name = payload.rstrip(b"\0").decode()
+            if header.command == SEARCH and name.startswith(prefix):
+                behaviour = behaviours.get(name.removeprefix(prefix))
+                if behaviour is not None and behaviour.answers_search():
+                    version = struct.pack(">H", 13)
+                    found = message(SEARCH, behaviour.port, 0, 0xFFFFFFFF, header.first, version)
+                    self.transport.sendto(message(VERSION, 0, 13) + found, addr)
+
+
+async def main() -> None:
+    for name in [*ANSWERS, *TYPES, "black_hole", "refused", "first_search_lost"]:
+        behaviours[name] = Behaviour(name)
+        await behaviours[name].listen()
+    loop = asyncio.get_running_loop()
+    await loop.create_datagram_endpoint(Searches, ("127.0.0.1", port))
+    say("ready")
+    await asyncio.Event().wait()
+
+
+asyncio.run(main())
