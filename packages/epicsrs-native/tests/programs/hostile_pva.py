@@ -7,46 +7,39 @@ monitors. Each PV has a TCP port of its own, so that one which breaks its connec
 
 import asyncio
 import itertools
-import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from pva_wire import (
+    CREATE,
+    DESTROY,
+    DOUBLE,
+    ECHO,
+    FOUND,
+    GET,
+    GET_FIELD,
+    INIT,
+    MONITOR,
+    OK,
+    REST,
+    SEARCH,
+    STRING,
+    VALIDATED,
+    VALIDATION,
+    VALUE,
+    WRONG,
+    failure,
+    message,
+    reading,
+    scalar,
+    text,
+)
+from stream import Stream
 from talk import say
 
-VALIDATION, ECHO, SEARCH, FOUND, CREATE, DESTROY, VALIDATED, GET = 1, 2, 3, 4, 7, 8, 9, 10
-MONITOR, GET_FIELD = 13, 17
-INIT = 0x08
-OK = b"\xff"
-# What a sane answer holds.
-VALUE = 3.25
-WRONG = -99.0
-
 prefix, port = sys.argv[1], int(sys.argv[2])
-
-
-def text(words: bytes) -> bytes:
-    return bytes([len(words)]) + words
-
-
-def structure(name: bytes, *fields: tuple[bytes, bytes]) -> bytes:
-    return b"\x80" + text(name) + bytes([len(fields)]) + b"".join(text(field) + kind for field, kind in fields)
-
-
-INT, LONG, DOUBLE, STRING = b"\x22", b"\x23", b"\x43", b"\x60"
-ALARM = structure(b"alarm_t", (b"severity", INT), (b"status", INT), (b"message", STRING))
-TIME = structure(b"time_t", (b"secondsPastEpoch", LONG), (b"nanoseconds", INT), (b"userTag", INT))
-
-
-def scalar(kind: bytes) -> bytes:
-    """The type of an NTScalar."""
-    return structure(b"epics:nt/NTScalar:1.0", (b"value", kind), (b"alarm", ALARM), (b"timeStamp", TIME))
-
-
-def failure(words: bytes) -> bytes:
-    """A status that is an error."""
-    return b"\x02" + text(words) + text(b"")
 
 
 # The types that PVs of these names have; the others are doubles.
@@ -59,14 +52,6 @@ TYPES = {
     "type_that_ends_early": scalar(DOUBLE)[:30],
     "no_type": b"\xff",
 }
-REST = struct.pack("<ii", 0, 0) + text(b"") + struct.pack("<qii", 1_600_000_000, 123_456_789, 0)
-
-
-def reading(value: float = VALUE) -> bytes:
-    """All of an NTScalar, after the bit that says so."""
-    return b"\x01\x01" + struct.pack("<d", value) + REST
-
-
 # What is sent for a reading of these.
 READINGS = {
     "strings": b"\x01\x01" + text(b"20\xb0C") + REST,
@@ -79,29 +64,8 @@ READINGS = {
 }
 
 
-def message(command: int, payload: bytes = b"", flags: int = 0x40) -> bytes:
-    return struct.pack("<BBBBI", 0xCA, 2, flags, command, len(payload)) + payload
-
-
-class Connection:
+class Connection(Stream):
     """One client's connection to one PV."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def send(self, data: bytes) -> None:
-        self.writer.write(data)
-        await self.writer.drain()
-
-    def finish(self) -> None:
-        self.writer.close()
-
-    def reset(self) -> None:
-        """Close with a RST."""
-        raw: socket.socket = self.writer.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.close()
 
     async def hear(self) -> tuple[int, bytes]:
         """The next command, with its payload; control messages have none and are left out."""
