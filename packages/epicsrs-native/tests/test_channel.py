@@ -206,10 +206,10 @@ def test_many_threads_read_one_channel(ioc: Ioc, protocol: str) -> None:
     channel = ioc.channel("long", protocol)
 
     def read(_: int) -> set[int]:
-        return {channel.get(timeout=20.0).value for _ in range(50)}
+        return {channel.get(timeout=20.0).value for _ in range(200)}
 
-    with ThreadPoolExecutor(16) as pool:
-        assert set().union(*pool.map(read, range(16))) == {-42}
+    with ThreadPoolExecutor(32) as pool:
+        assert set().union(*pool.map(read, range(32))) == {-42}
 
 
 def test_closing_one_channel_leaves_others_to_the_same_pv(ioc: Ioc, protocol: str, call: Call) -> None:

@@ -257,3 +257,27 @@ def test_thousands_connect_are_read_and_written(crowd: Ioc, protocol: str, call:
     assert written == [None] * CROWD
     assert all(isinstance(reading, Reading) for reading in readings)
     assert [reading.value for reading in readings] == [n + 0.5 for n in range(CROWD)]
+
+
+def test_of_thousands_the_absent_ones_are_named_and_delay_no_other(crowd: Ioc, protocol: str, call: Call) -> None:
+    """Half of them, between the others."""
+    present = [crowd.channel(str(n), protocol) for n in range(0, CROWD, 2)]
+    absent = [crowd.channel(f"absent{n}", protocol) for n in range(0, CROWD, 2)]
+    given = [channel for pair in zip(present, absent, strict=True) for channel in pair]
+
+    errors = call(get_context().connect_many, given, timeout=5.0)
+
+    assert errors[0::2] == [None] * len(present)
+    assert {type(error) for error in errors[1::2]} == {NotConnectedError}
+    assert [error.pv for error in errors[1::2]] == [channel.pv for channel in absent]
+
+
+def test_thousands_connect_within_seconds_beside_absent_ones(crowd: Ioc, protocol: str) -> None:
+    absent = [crowd.channel(f"missing{n}", protocol) for n in range(CROWD // 2)]
+    present = [crowd.channel(f"{n}.DESC", protocol) for n in range(CROWD // 2)]
+    watch = Stopwatch()
+
+    assert get_context().connect_many(present, timeout=20.0) == [None] * len(present)
+
+    assert watch.elapsed <= 4.0
+    assert not any(channel.connected for channel in absent)

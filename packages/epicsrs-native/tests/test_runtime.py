@@ -180,6 +180,39 @@ def test_gets_that_time_out_do_not_pile_up(second_ioc: Ioc, protocol: str) -> No
     assert channel.get(timeout=20.0).value == -42
 
 
+def test_a_loop_closed_with_calls_pending_leaves_no_trace(
+    second_ioc: Ioc, protocol: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is answered later is for nobody: no word of it, and the next loop works."""
+    channel = second_ioc.channel("long", protocol)
+    channel.get()
+
+    async def leave() -> list[asyncio.Future[Reading]]:
+        return [channel.get_async(timeout=None) for _ in range(100)]
+
+    with second_ioc.frozen():
+        loop = asyncio.new_event_loop()
+        operations = loop.run_until_complete(leave())
+        loop.close()
+
+    async def main() -> list[int]:
+        return [(await channel.get_async()).value for _ in range(100)]
+
+    assert asyncio.run(main()) == [-42] * 100
+    assert not any(operation.done() for operation in operations)
+    assert [record for record in caplog.records if not record.name.startswith("epicsrs.")] == []
+    assert capfd.readouterr().err == ""
+
+
+def test_a_thousand_at_once_each_get_their_own(ioc: Ioc, protocol: str) -> None:
+    channels = [ioc.channel(record, protocol) for record in ("double", "long", "string", "choice")]
+
+    async def main() -> list[Reading]:
+        return await asyncio.gather(*(channels[n % 4].get_async() for n in range(1000)))
+
+    assert [reading.value for reading in asyncio.run(main())] == [3.25, -42, "hello", 2] * 250
+
+
 def test_channels_do_not_pile_up(ioc: Ioc, protocol: str) -> None:
     """2,000 made, used, closed."""
 
