@@ -147,6 +147,18 @@ def test_count_asks_for_the_first_elements(ioc: Ioc, protocol: str, call: Call, 
     assert value.tolist() == [1.5, 2.5, 3.5][:count]
 
 
+@pytest.mark.parametrize("form", ["value", "time", "ctrl"])
+def test_an_array_of_one_stays_an_array(ioc: Ioc, protocol: str, call: Call, form: str) -> None:
+    characters = call(ioc.channel("single_char", protocol).get, form=form).value
+
+    assert (characters.dtype, characters.tolist()) == (np.uint8, [65])
+    assert call(ioc.channel("single_string", protocol).get, form=form).value == ["a"]
+
+
+def test_a_string_that_nobody_wrote_is_empty(ioc: Ioc, protocol: str, call: Call) -> None:
+    assert call(ioc.channel("unset_string", protocol).get).value == ""
+
+
 def test_a_large_array_arrives_whole(ioc: Ioc, protocol: str, call: Call) -> None:
     channel = ioc.channel("large", protocol)
     values = np.random.default_rng(7).normal(size=100_000)

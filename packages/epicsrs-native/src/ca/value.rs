@@ -31,10 +31,12 @@ pub fn from_dbr(value: EpicsValue, array: bool, choices: Option<Choices>) -> Val
         EpicsValue::Short(x) if array => elements(Array::I16(exact::elements(vec![x]))),
         EpicsValue::Float(x) if array => elements(Array::F32(exact::elements(vec![x]))),
         EpicsValue::Enum(x) if array => elements(Array::U16(exact::elements(vec![x]))),
-        EpicsValue::Char(x) if array => elements(Array::U8(exact::elements(vec![x]))),
+        EpicsValue::Char(x) | EpicsValue::UChar(x) if array => elements(Array::U8(exact::elements(vec![x]))),
         EpicsValue::Long(x) if array => elements(Array::I32(exact::elements(vec![x]))),
         EpicsValue::Double(x) if array => elements(Array::F64(exact::elements(vec![x]))),
         EpicsValue::String(s) => Value::Text(text(s)),
+        // Nobody has written it yet: the server sends no element.
+        EpicsValue::StringArray(a) if !array && a.is_empty() => Value::Text(Text::new()),
         EpicsValue::Short(x) => Value::Int(i64::from(x)),
         EpicsValue::Float(x) => Value::Float(f64::from(x)),
         EpicsValue::Enum(index) | EpicsValue::EnumWithChoices { index, .. } => Value::Enum {

@@ -122,6 +122,8 @@ pub struct Channel {
     /// (clientconn.cpp:379-385). No Rust-only exponential counter is carried
     /// across these pvxs-distinct transitions.
     holdoff_until: parking_lot::Mutex<Option<std::time::Instant>>,
+    /// TCP connects that failed since the channel was last Active.
+    connect_failures: std::sync::atomic::AtomicU32,
     /// Set to true by `ServerConn::route_frame` when a server-initiated
     /// `CMD_DESTROY_CHANNEL` arrives for this channel's current SID.
     /// `is_active` consults the flag so the next `ensure_active` falls
@@ -528,6 +530,9 @@ impl ConnectionPool {
 /// the ring at :206-214).
 const SEARCH_RING_HOLDOFF: std::time::Duration = std::time::Duration::from_secs(10);
 
+/// After the first failed connect; each further one doubles it, up to the pause of its class.
+const FIRST_HOLDOFF: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// A *forced-server* channel has no search ring, so the bucket count above
 /// is a coordinate in a space that does not exist here. pvxs paces it in the
 /// connection instead: `Channel::disconnect` rebuilds the circuit at once
@@ -635,6 +640,7 @@ impl Channel {
             resolver: Resolver::Search(search),
             alternatives: parking_lot::Mutex::new(Vec::new()),
             holdoff_until: parking_lot::Mutex::new(None),
+            connect_failures: std::sync::atomic::AtomicU32::new(0),
             server_destroyed: Arc::new(std::sync::atomic::AtomicBool::new(false)),
             server_destroyed_notify: Arc::new(Notify::new()),
             last_close_registration: parking_lot::Mutex::new(None),
@@ -670,6 +676,7 @@ impl Channel {
             resolver: Resolver::Direct(addr),
             alternatives: parking_lot::Mutex::new(Vec::new()),
             holdoff_until: parking_lot::Mutex::new(None),
+            connect_failures: std::sync::atomic::AtomicU32::new(0),
             server_destroyed: Arc::new(std::sync::atomic::AtomicBool::new(false)),
             server_destroyed_notify: Arc::new(Notify::new()),
             last_close_registration: parking_lot::Mutex::new(None),
@@ -1017,6 +1024,8 @@ impl Channel {
                             // holdoff; the next disconnect re-derives its pacing
                             // from its own failure class.
                             *self.holdoff_until.lock() = None;
+                            self.connect_failures
+                                .store(0, std::sync::atomic::Ordering::Relaxed);
                             return Ok((server, sid));
                         }
                         Err(e) => {
@@ -1042,8 +1051,13 @@ impl Channel {
             // error. The resolver kind matters because pvxs paces the two
             // through different machinery — the search ring for a searched
             // channel, the circuit's own reconnect timer for a forced one.
-            *self.holdoff_until.lock() =
-                reconnect_holdoff(last_failure, is_direct).map(|d| std::time::Instant::now() + d);
+            let failures = self
+                .connect_failures
+                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            // A server that answers searches while it boots refuses the first connect only.
+            let soon = FIRST_HOLDOFF.saturating_mul(1 << failures.min(10));
+            *self.holdoff_until.lock() = reconnect_holdoff(last_failure, is_direct)
+                .map(|d| std::time::Instant::now() + d.min(soon));
             return Err(last_err.unwrap_or_else(|| PvaError::Protocol("connect failed".into())));
         }
     }

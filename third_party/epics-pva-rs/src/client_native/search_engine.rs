@@ -1247,6 +1247,9 @@ const N_SEARCH_BUCKETS: usize = 30;
 /// As long as an IOC takes to reboot a search is repeated with every tick.
 const EAGER_SEARCHES: u32 = 30;
 
+/// A second of fast ticks.
+const EAGER_FAST_TICKS: u32 = 5;
+
 /// pvxs `bucketInterval` and `bucketIntervalFast` (src/client.cpp:40-41):
 /// the search tick period, and the period during a poke revolution.
 const BUCKET_INTERVAL: Duration = Duration::from_secs(1);
@@ -2019,7 +2022,16 @@ async fn run_engine(
                         let n_search = p.n_search;
                         let (next, next_n_search) = {
                             let bucket_sizes = |idx: usize| search_buckets[idx].len();
-                            rearm_after_send(poked, current_bucket, n_search, bucket_sizes)
+                            if poked && n_search < EAGER_SEARCHES {
+                                // A second on, at the pace of the ticks that are left.
+                                let ticks = fast_ticks_remaining.clamp(1, EAGER_FAST_TICKS);
+                                (
+                                    (current_bucket + ticks as usize) % N_SEARCH_BUCKETS,
+                                    n_search + 1,
+                                )
+                            } else {
+                                rearm_after_send(poked, current_bucket, n_search, bucket_sizes)
+                            }
                         };
                         // Update the pending's bucket/n_search BEFORE the
                         // push so the in-place state and the buckets agree.
