@@ -42,7 +42,7 @@ pub fn exception(py: Python<'_>, pv: &str, error: &Error) -> PyErr {
         Err(error) => return error,
     };
     let made = match error.kind {
-        Kind::Remote | Kind::AccessDenied => class.call1((message, pv, error.text.as_str())),
+        Kind::Remote | Kind::AccessDenied => class.call1((message, pv, error.words.as_ref().unwrap_or(&error.text))),
         _ => class.call1((message, pv)),
     };
     match made {

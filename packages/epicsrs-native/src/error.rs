@@ -25,6 +25,8 @@ pub enum Kind {
 pub struct Error {
     pub kind: Kind,
     pub text: String,
+    /// The server's own words, where they are part of the text.
+    pub words: Option<String>,
 }
 
 impl Error {
@@ -32,6 +34,17 @@ impl Error {
         Self {
             kind,
             text: text.into(),
+            words: None,
+        }
+    }
+
+    /// What a server refused, and how it put it.
+    pub fn refused(kind: Kind, what: &str, words: impl Into<String>) -> Self {
+        let words = words.into();
+        Self {
+            kind,
+            text: format!("the server refused{what}: {words}"),
+            words: Some(words),
         }
     }
 

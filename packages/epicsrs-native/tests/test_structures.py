@@ -46,6 +46,7 @@ def test_a_table_is_its_columns(served: Served, call: Call) -> None:
 
     table = reading.value
     assert isinstance(table, Table)
+    assert table.id == "epics:nt/NTTable:1.0"
     assert list(table) == ["names", "numbers", "flags", "bytes"]
     assert table.labels == ("names", "numbers", "flags", "bytes")
     assert table["names"] == ["a", "b"]
@@ -238,6 +239,7 @@ def test_a_refusal_carries_the_servers_words(served: Served, call: Call) -> None
     with pytest.raises(RemoteError, match="no thanks") as caught:
         call(channel.put, 2.0)
     assert caught.value.pv == channel.pv
+    assert caught.value.reason == "no thanks"
 
 
 def test_an_enum_of_a_python_server(served: Served, call: Call) -> None:

@@ -72,10 +72,7 @@ pub fn failure(error: CaError) -> Error {
                     max_recv_body_bytes().unwrap_or(usize::MAX)
                 ),
             ),
-            _ => Error::new(
-                kind_of(status),
-                format!("the server refused: {}", eca::eca_message(status)),
-            ),
+            _ => Error::refused(kind_of(status), "", eca::eca_message(status)),
         },
         other => Error::new(Kind::Other, other.to_string()),
     }

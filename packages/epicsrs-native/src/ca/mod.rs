@@ -81,7 +81,6 @@ fn refused(links: &Mutex<HashMap<String, Weak<CaLink>>>, exception: &CaException
             |status| eca::eca_message(status).to_owned(),
         );
         let kind = kind_of(exception.status.unwrap_or_default());
-        link.events()
-            .refuse(Error::new(kind, format!("the server refused a put: {reason}")));
+        link.events().refuse(Error::refused(kind, " a put", reason));
     }
 }

@@ -67,7 +67,11 @@ fn table(top: &PvStructure) -> Option<Value> {
         _ => Vec::new(),
     };
     match nested(structure(top, "value")?) {
-        Value::Structure { id, fields } => Some(Value::Table { id, fields, labels }),
+        Value::Structure { fields, .. } => Some(Value::Table {
+            id: top.struct_id.clone(),
+            fields,
+            labels,
+        }),
         _ => None,
     }
 }

@@ -150,7 +150,7 @@ fn refused(status: &Status) -> Error {
     } else {
         Kind::Remote
     };
-    Error::new(kind, format!("the server refused: {reason}"))
+    Error::refused(kind, "", reason)
 }
 
 pub fn failure(error: PvaError) -> Error {

@@ -3997,7 +3997,7 @@ async fn run_coordinator(
                         if let Some(msg) = anomaly_msg {
                             diag.beacon_anomalies.fetch_add(1, Ordering::Relaxed);
                             diag.record(DiagEvent::BeaconAnomaly { server: server_addr });
-                            tracing::warn!(
+                            tracing::debug!(
                                 server = %server_addr,
                                 ?kind,
                                 "{msg}"

@@ -123,7 +123,7 @@ const NS_TX_MAX_QUEUED_BYTES: usize = 64 * 1024;
 /// channel creation coalesces into one batched datagram instead of one
 /// datagram per channel. Mirrors `ContextImpl::scheduleInitialSearch`
 /// (`src/client.cpp:761-771`).
-const INITIAL_SEARCH_DELAY: Duration = Duration::from_millis(10);
+const INITIAL_SEARCH_DELAY: Duration = Duration::from_millis(1);
 
 /// Command sent into the engine.
 /// Why a search is being initiated — controls bucket placement and
