@@ -10,6 +10,7 @@ use epics_base_rs::server::snapshot::Snapshot;
 use epics_base_rs::types::DbFieldType;
 use epics_ca_rs::client::{CaChannel, ConnectionEvent, MonitorHandle, ReqCount};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::CaContext;
 use super::failure::{Refusal, failure, read_refusal, type_name, write_refusal};
@@ -30,6 +31,9 @@ pub struct CaLink {
     name: String,
     context: Arc<CaContext>,
     channel: OnceLock<CaChannel>,
+    searching: Notify,
+    /// Whether it has been connected before.
+    answered: AtomicBool,
     events: Events,
     feeds: Feeds,
     properties: Mutex<Properties>,
@@ -52,12 +56,14 @@ impl Drop for CaLink {
 }
 
 impl CaLink {
-    /// A new channel; it starts to search at once.
+    /// A new channel; it starts to search at once, or when the searches before it are answered.
     pub fn open(context: &Arc<CaContext>, name: &str) -> Arc<Self> {
         let link = Arc::new(Self {
             name: name.to_owned(),
             context: context.clone(),
             channel: OnceLock::new(),
+            searching: Notify::new(),
+            answered: AtomicBool::new(false),
             events: Events::default(),
             feeds: Feeds::default(),
             properties: Mutex::default(),
@@ -67,14 +73,32 @@ impl CaLink {
             gate: Mutex::default(),
             waiting: Line::default(),
         });
-        let weak = Arc::downgrade(&link);
+        context.pacer.enter(&context.handle, &link);
+        link
+    }
+
+    /// Start to search for its server.
+    pub fn search(self: &Arc<Self>) {
+        let weak = Arc::downgrade(self);
         let sink = Arc::new(move |event| {
             if let Some(link) = weak.upgrade() {
                 link.happened(event);
             }
         });
-        let _ = link.channel.set(context.client.create_channel_with_sink(name, sink));
-        link
+        let channel = self.context.client.create_channel_with_sink(&self.name, sink);
+        let _ = self.channel.set(channel);
+        self.searching.notify_waiters();
+    }
+
+    /// The channel, when it is this link's turn to search.
+    async fn searched(&self) -> &CaChannel {
+        loop {
+            let searching = self.searching.notified();
+            if let Some(channel) = self.channel.get() {
+                return channel;
+            }
+            searching.await;
+        }
     }
 
     pub fn events(&self) -> &Events {
@@ -89,6 +113,9 @@ impl CaLink {
     fn happened(self: &Arc<Self>, event: ConnectionEvent) {
         match event {
             ConnectionEvent::Connected => {
+                if !self.answered.swap(true, Ordering::AcqRel) {
+                    self.context.pacer.answered();
+                }
                 self.find_gate();
                 let wanted = self.feeds.open().iter().any(|feed| feed.wish.form == Form::Ctrl);
                 if self.is_enum() || wanted {
@@ -113,7 +140,7 @@ impl CaLink {
     }
 
     fn channel(&self) -> &CaChannel {
-        // The first events may come before `open` has stored the channel, which it is about to do.
+        // The first events may come before `search` has stored the channel, which it is about to do.
         self.channel.wait()
     }
 
@@ -178,7 +205,7 @@ impl CaLink {
                     link.properties_came(update);
                 }
             });
-            let opened = link.channel().subscribe_properties_with_sink(sink).await;
+            let opened = link.searched().await.subscribe_properties_with_sink(sink).await;
             *link.watch.lock() = opened.ok();
         });
     }
@@ -340,7 +367,8 @@ impl CaLink {
                     link.updated(&for_sink, update);
                 }
             });
-            match link.channel().subscribe_with_sink(feed.wish.mask, sink).await {
+            let channel = link.searched().await;
+            match channel.subscribe_with_sink(feed.wish.mask, sink).await {
                 Ok(wire) => feed.opened(Box::new(wire)),
                 Err(error) => feed.fail(&failure(error)),
             }

@@ -4,6 +4,7 @@ mod failure;
 mod gate;
 mod line;
 mod link;
+mod pacer;
 mod properties;
 mod value;
 
@@ -21,6 +22,7 @@ use crate::error::{Error, Kind};
 use failure::kind_of;
 use gate::Gate;
 pub use link::CaLink;
+use pacer::Pacer;
 
 /// For the last messages to the servers.
 const GOODBYE: Duration = Duration::from_millis(200);
@@ -29,6 +31,7 @@ const GOODBYE: Duration = Duration::from_millis(200);
 pub struct CaContext {
     client: CaClient,
     handle: Handle,
+    pacer: Arc<Pacer>,
     gates: Mutex<HashMap<SocketAddr, Arc<Gate>>>,
     links: Arc<Mutex<HashMap<String, Weak<CaLink>>>>,
 }
@@ -45,6 +48,7 @@ impl CaContext {
         Ok(Self {
             client,
             handle,
+            pacer: Arc::default(),
             gates: Mutex::default(),
             links,
         })
