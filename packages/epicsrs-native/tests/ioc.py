@@ -139,6 +139,11 @@ class Ioc:
         process = self._process
         Ioc.running.append(self)
         until(lambda: "IOC Running" in self.output or process.poll() is not None, 20.0)
+        # pvxs gives up where it finds no port that is free under IPv4 and IPv6 both; another try does.
+        if "Unable to bind random UDP6 port" in self.output:
+            self.kill()
+            self.start()
+            return
         if process.poll() is not None or "rror" in self.output:
             self.kill()
             raise AssertionError(f"the IOC did not start:\n{self.output}")
