@@ -265,7 +265,7 @@ def test_of_thousands_the_absent_ones_are_named_and_delay_no_other(crowd: Ioc, p
     absent = [crowd.channel(f"absent{n}", protocol) for n in range(0, CROWD, 2)]
     given = [channel for pair in zip(present, absent, strict=True) for channel in pair]
 
-    errors = call(get_context().connect_many, given, timeout=5.0)
+    errors = call(get_context().connect_many, given, timeout=3.0)
 
     assert errors[0::2] == [None] * len(present)
     assert {type(error) for error in errors[1::2]} == {NotConnectedError}
