@@ -240,7 +240,6 @@ def test_a_search_that_was_lost_is_sent_again_soon(served: Served) -> None:
         assert asked.ask("get", PREFIX + "first_search_lost", 5.0) == 3.25
 
 
-@pytest.mark.xfail(reason="A monitor of a type that there is not panics and ends what starts all CA monitors.")
 def test_a_server_with_an_unknown_type_harms_no_other(served: Served) -> None:
     with Client(NETWORK.client(PORTS)) as asked:
         assert asked.try_("get", PREFIX + "unknown_native_type", TIMEOUT)[0] == "raised"

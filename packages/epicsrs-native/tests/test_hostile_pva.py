@@ -162,7 +162,6 @@ def test_answers_to_nobody_are_ignored(served: Served, call: Call, name: str) ->
     assert [call(channel.get).value for _ in range(5)] == [3.25] * 5
 
 
-@pytest.mark.xfail(reason="Gets of a channel share one request; the second answer waits there for the next of them.")
 def test_an_answer_that_comes_twice_is_taken_once(served: Served, call: Call) -> None:
     channel = served("twice")
     assert [call(channel.get).value for _ in range(5)] == [3.25, 4.25, 5.25, 6.25, 7.25]

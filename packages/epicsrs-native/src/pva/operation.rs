@@ -74,7 +74,9 @@ impl Operation {
         Arc::ptr_eq(&self.server, server) && self.sid == sid && server.is_alive()
     }
 
-    pub fn execute_get(&self) -> Result<(), Error> {
+    pub fn execute_get(&mut self) -> Result<(), Error> {
+        // A second answer to the last request is none to this one.
+        while self.replies.try_recv().is_ok() {}
         self.send(codec(&self.server).build_get(self.sid, self.ioid))
     }
 

@@ -3759,8 +3759,15 @@ async fn run_coordinator(
                             });
 
                             if installed {
-                                let data_type =
-                                    data_type.expect("installed channel has native type");
+                                // A type that is none of Channel Access: the channel is
+                                // there and has nothing to subscribe to.
+                                let (Some(data_type), Some(count)) = (data_type, count) else {
+                                    subscriptions.remove(subid);
+                                    let _ = reply.send(Err(CaError::Protocol(
+                                        "the server's type is none of Channel Access".into(),
+                                    )));
+                                    continue;
+                                };
                                 // C `tcpiiu::subscriptionRequest`
                                 // (`tcpiiu.cpp:1572-1585`): resolve the wire
                                 // count, then bound it against what the circuit
@@ -3768,7 +3775,7 @@ async fn run_coordinator(
                                 // never installed and `ca_create_subscription`
                                 // returns ECA_TOLARGE.
                                 let wire_count = crate::protocol::subscription_wire_count(
-                                    count.expect("installed channel has element count"),
+                                    count,
                                     ch.element_count,
                                     data_type,
                                     peer_minor,
