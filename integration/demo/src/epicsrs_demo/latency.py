@@ -24,7 +24,7 @@ GETS = 60
 class LatencyMeter:
     """Reads one PV ``GETS`` times through each layer in turn, for each event, in the RunEngine's loop.
 
-    One by one they would hinder each other: an awaited read that follows a blocking one takes milliseconds.
+    Each layer reads its share without a break, so that none pays for a hand-over from another.
 
     Its readings are arrays of seconds, named ``<protocol>_<layer>``.
     """
