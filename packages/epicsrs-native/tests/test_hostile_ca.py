@@ -233,7 +233,6 @@ def test_a_search_that_was_lost_is_sent_again(served: Served) -> None:
     served("first_search_lost").connect(timeout=2 * BACK)
 
 
-@pytest.mark.xfail(reason="A client that has just started waits for 20 s with the next.")
 def test_a_search_that_was_lost_is_sent_again_soon(served: Served) -> None:
     # Without the beacons of other servers, which hurry it.
     with Client({**NETWORK.client(PORTS), "EPICS_CA_REPEATER_PORT": str(PORTS.pva)}) as asked:

@@ -1041,6 +1041,7 @@ async fn run_engine(
     }
 
     let mut state = SearchEngineState::with_attempts(attempts);
+    let mut early = EarlySearches::new();
     let mut recv_buf = [0u8; 65536];
 
     // pvxs `client.cpp::tickSearch`: a single steady tick advances the
@@ -1082,6 +1083,7 @@ async fn run_engine(
                 // governs all subsequent retries.
                 if !immediate.is_empty() {
                     fire_searches(&mut state, &immediate, &mut transport, &nameserver_send_txs).await;
+                    early.add(0, std::mem::take(&mut immediate));
                 }
             }
 
@@ -1104,6 +1106,7 @@ async fn run_engine(
                 drain_pending_requests(&mut state, &mut transport, &mut request_rx, &mut immediate);
                 if !immediate.is_empty() {
                     fire_searches(&mut state, &immediate, &mut transport, &nameserver_send_txs).await;
+                    early.add(0, std::mem::take(&mut immediate));
                 }
                 // Surface per-NIC kernel drop transitions.
                 transport.note_drops(meta.iface_ip, meta.drops);
@@ -1120,6 +1123,7 @@ async fn run_engine(
                 drain_pending_requests(&mut state, &mut transport, &mut request_rx, &mut immediate);
                 if !immediate.is_empty() {
                     fire_searches(&mut state, &immediate, &mut transport, &nameserver_send_txs).await;
+                    early.add(0, std::mem::take(&mut immediate));
                 }
                 // TCP nameserver path uses the libca-equivalent
                 // SEARCH-reply contract (no per-reply VERSION header).
@@ -1136,6 +1140,17 @@ async fn run_engine(
             _ = dns_refresh.tick() => {
                 transport.refresh_dns();
             }
+
+            _ = epics_base_rs::runtime::task::sleep(early.wait()), if !early.is_empty() => {
+                for (attempt, cids) in early.due() {
+                    let cids: Vec<u32> =
+                        cids.into_iter().filter(|cid| state.pending.contains_key(cid)).collect();
+                    if !cids.is_empty() {
+                        fire_searches(&mut state, &cids, &mut transport, &nameserver_send_txs).await;
+                        early.add(attempt + 1, cids);
+                    }
+                }
+            }
         }
 
         // Tick-cadence transitions are evaluated outside the select! arm so
@@ -1151,6 +1166,65 @@ async fn run_engine(
             tick.tick().await; // skip immediate fire
             tick_is_fast = false;
         }
+    }
+}
+
+/// Searches that are sent again soon: a datagram may be lost, and an IOC that
+/// restarts is back within half a minute. The bucket ring has the rest.
+struct EarlySearches {
+    start: Instant,
+    /// By the grid time and the attempt, so that a burst stays together.
+    due: std::collections::BTreeMap<(u64, u32), Vec<u32>>,
+}
+
+/// Milliseconds between two looks at what is due.
+const EARLY_GRID: u64 = 50;
+/// The first repetition; each further one waits twice as long, up to `EARLY_LATER`.
+const EARLY_FIRST: u64 = 100;
+const EARLY_LATER: u64 = 1000;
+const EARLY_ATTEMPTS: u32 = 30;
+
+impl EarlySearches {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            due: std::collections::BTreeMap::new(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
+    }
+
+    fn is_empty(&self) -> bool {
+        self.due.is_empty()
+    }
+
+    /// `cids` have been searched for `attempt` times since they were scheduled.
+    fn add(&mut self, attempt: u32, cids: Vec<u32>) {
+        if attempt < EARLY_ATTEMPTS && !cids.is_empty() {
+            let delay = (EARLY_FIRST << attempt.min(10)).min(EARLY_LATER);
+            let at = (self.now() + delay).div_ceil(EARLY_GRID);
+            self.due.entry((at, attempt)).or_default().extend(cids);
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        let next = self.due.keys().next().map_or(0, |(at, _)| at * EARLY_GRID);
+        Duration::from_millis(next.saturating_sub(self.now()))
+    }
+
+    fn due(&mut self) -> Vec<(u32, Vec<u32>)> {
+        let now = self.now();
+        let mut due = Vec::new();
+        while let Some(entry) = self.due.first_entry() {
+            let (at, attempt) = *entry.key();
+            if at * EARLY_GRID > now {
+                break;
+            }
+            due.push((attempt, entry.remove()));
+        }
+        due
     }
 }
 
