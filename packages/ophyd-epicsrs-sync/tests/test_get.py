@@ -112,12 +112,6 @@ def test_an_enum_describes_its_labels(ioc, protocol, make):
     assert signal.describe()["thing"]["enum_strs"] == ("Idle", "Moving", "Fault")
 
 
-def test_units_of_an_array_come_with_its_first_reading(ioc, protocol, make):
-    signal = make(EpicsSignalRO, ioc.pv("partial", protocol))
-
-    assert signal.describe()["thing"]["units"] is not None
-
-
 def test_a_read_that_times_out_names_its_pv(ioc, protocol, make):
     signal = make(EpicsSignalRO, ioc.pv("double", protocol))
     signal.wait_for_connection(timeout=5.0)

@@ -1,4 +1,4 @@
-"""Three methods of ophyd that are replaced while this control layer is installed.
+"""Four methods of ophyd that are replaced while this control layer is installed.
 
 `EpicsSignal.set` with put completion, and the move of a `PVPositionerPC`, end their Status when they are called back,
 and have no way to hear that the put was refused or that the IOC went away meanwhile: pyepics then reports a success.
@@ -8,6 +8,9 @@ The replacements do the same as the originals and fail the Status with the excep
 What the PV brings in that moment reaches nobody, and a method that is `required_for_connection` keeps its device
 unconnected for ever. The replacement hands the method what it has missed.
 
+`EpicsSignalBase._initial_metadata_callback` keeps the metadata that it is called with and tells nobody: in pyepics they
+never change while the PV is connected. The replacement tells SUB_META where they have.
+
 Signals of other control layers go on as before.
 """
 
@@ -16,6 +19,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ophyd_epicsrs_sync._control_layer import get_dispatcher
 from ophyd_epicsrs_sync._pv import PV, callbacks
 
 if TYPE_CHECKING:
@@ -65,10 +69,13 @@ def install() -> None:
     signal: Any = import_module("ophyd.signal").EpicsSignal
     device: Any = import_module("ophyd.device").Device
     default: Any = import_module("ophyd.signal").DEFAULT_WRITE_TIMEOUT
+    signal_base: Any = import_module("ophyd.signal").EpicsSignalBase
     status_class: Any = import_module("ophyd.status").Status
     original_set = _originals[signal, "set"] = signal.set
     original_setup_move = _originals[positioner, "_setup_move"] = positioner._setup_move  # noqa: SLF001
     original_instantiate = _originals[device, "_instantiate_component"] = device._instantiate_component  # noqa: SLF001
+
+    original_metadata = _originals[signal_base, "_initial_metadata_callback"] = signal_base._initial_metadata_callback  # noqa: SLF001
 
     def set_(self: Any, value: Any, *, timeout: Any = default, settle_time: float | None = None) -> Any:
         if not (self.put_complete and isinstance(self._write_pv, PV)):
@@ -99,9 +106,18 @@ def install() -> None:
             _hand_on_missed(self, component, self._sig_attrs[attr]._subscriptions)  # noqa: SLF001
         return component
 
+    def metadata_callback(self: Any, pvname: str, metadata: Any) -> None:
+        was_connected = self._metadata["connected"]
+        original_metadata(self, pvname, metadata)
+        # Otherwise SUB_META tells them with the connection; on other threads, who waits for that brings them himself.
+        if was_connected and isinstance(self._read_pv, PV) and get_dispatcher().lane("metadata").here:
+            self._run_metadata_callbacks()
+
     set_.__doc__ = original_set.__doc__
     setup_move.__doc__ = original_setup_move.__doc__
     instantiate_component.__doc__ = original_instantiate.__doc__
+    metadata_callback.__doc__ = original_metadata.__doc__
+    signal_base._initial_metadata_callback = metadata_callback  # noqa: SLF001
     signal.set = set_
     device._instantiate_component = instantiate_component  # noqa: SLF001
     positioner._setup_move = setup_move  # noqa: SLF001

@@ -11,7 +11,7 @@ from epicsrs_native import NotConnectedError, RemoteError, ReplyTimeoutError
 from ophyd_epicsrs_sync._pv import fields
 
 if TYPE_CHECKING:
-    from epicsrs_native import Channel, Info, Reading, Watch
+    from epicsrs_native import Channel, Info, Reading
     from ophyd_epicsrs_sync._dispatcher import Lane
 
 logger = logging.getLogger("ophyd.epicsrs")
@@ -45,19 +45,22 @@ class Connection:
         self._listener = listener
         self._ready = threading.Event()
         self._access: tuple[bool | None, bool | None] | None = None
-        self._watches: list[Watch] = []
 
     def start(self) -> None:
         """From now on the listener is told."""
         delivery = self._lane.delivery
-        self._watches.append(self.channel.on_access(self._access_event, delivery=delivery))
-        self._watches.append(self.channel.on_connection(self._event, delivery=delivery))
+        self.channel.on_access(self._access_event, delivery=delivery)
+        self.channel.on_connection(self._event, delivery=delivery)
 
     def close(self) -> None:
-        # A closed Watch still holds its callback, and with it this PV.
-        while self._watches:
-            self._watches.pop().close()
+        """The listener is told nothing more; the channel goes with it."""
+        self.channel.close()
         self.connected = self.learning = False
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether what comes from the server belongs to a connection that is not up yet."""
+        return self.learning or (self.number == 0 and not self.connected)
 
     def wait(self, timeout: float | None) -> bool:
         """Whether it is up within `timeout` seconds; None waits for ever."""
@@ -66,8 +69,8 @@ class Connection:
         end = None if timeout is None else time.monotonic() + timeout
         try:
             self.channel.connect(timeout=timeout)
-            if not self.connected:
-                self._bring_forward(end)
+            if self._lane.here and not self.connected:
+                self._learn_now(end)
         except (NotConnectedError, ReplyTimeoutError):
             return False
         # Short waits, because Ctrl-C does not end a long one on every platform.
@@ -76,35 +79,20 @@ class Connection:
                 break
         return self.connected
 
-    def _bring_forward(self, end: float | None) -> None:
-        """Somebody waits for this PV: ask on his thread, which is quicker than to be told.
-
-        On the metadata lane it is the only way: this PV's events wait behind the callback that waits for it.
-        """
-        info = self.channel.info(timeout=_left(end))
-        reading = self._read_metadata(info, end)
-        if self._lane.here:
-            self._announce(info, reading)
-        else:
-            self._lane.delivery.call(self._announce_in, self.number, info, reading)
-
-    def _read_metadata(self, info: Info, end: float | None) -> Reading | None:
-        if skips_value(info):
-            return None
-        try:
-            return self.channel.get(form="ctrl", count=1, timeout=_left(end))
-        except RemoteError as error:
-            self._unreadable(error)
-            return None
+    def _learn_now(self, end: float | None) -> None:
+        """A callback on the metadata lane waits for this PV, whose events wait behind it: ask on the spot."""
+        info, reading = self.channel.info(timeout=_left(end)), None
+        if not fields.is_all_value(info):
+            request = fields.metadata_request(info)
+            try:
+                reading = self.channel.get(form="ctrl", count=0, request=request, timeout=_left(end))
+            except RemoteError as error:
+                self._unreadable(error)
+        self._announce(info, reading)
 
     def _unreadable(self, error: RemoteError) -> None:
         """Still connected: a PV that may be written and not read, for example."""
         logger.warning("%s: connected, but its metadata cannot be read: %s", self.channel.pv, error)
-
-    def _announce_in(self, number: int, info: Info, reading: Reading | None) -> None:
-        """What another thread has asked, unless the connection was lost meanwhile."""
-        if self.learning and number == self.number:
-            self._announce(info, reading)
 
     def _event(self, up: bool) -> None:
         if up == (self.connected or self.learning):
@@ -132,10 +120,11 @@ class Connection:
             logger.error("%s: its type cannot be read, so that nobody can use it: %s", self.channel.pv, error)
             return
         info = asked.result()
-        if skips_value(info):
+        if fields.is_all_value(info):
             self._announce(info, None)
             return
-        reply = self._lane.delivery.submit(self.channel.get_async, form="ctrl", count=1, timeout=None)
+        request = fields.metadata_request(info)
+        reply = self._lane.delivery.submit(self.channel.get_async, form="ctrl", count=0, request=request, timeout=None)
         reply.add_done_callback(lambda done: self._metadata_came(number, info, done))
 
     def _metadata_came(self, number: int, info: Info, reply: Any) -> None:
@@ -172,11 +161,6 @@ class Connection:
         if self.connected and (readable, writable) != self._access:
             self._access = (readable, writable)
             self._listener.access_changed(readable, writable)
-
-
-def skips_value(info: Info) -> bool:
-    """Whether metadata cannot be had without the whole value: over pvAccess an array comes in full or not at all."""
-    return info.protocol == "pva" and fields.is_array(info)
 
 
 def _left(end: float | None, most: float | None = None) -> float | None:

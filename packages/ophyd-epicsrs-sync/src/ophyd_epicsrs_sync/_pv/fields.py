@@ -9,6 +9,8 @@ import numpy as np
 from ophyd_epicsrs_sync._pv import alarm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from epicsrs_native import Info, Metadata, Reading
 
 Fields: TypeAlias = dict[str, Any]
@@ -26,6 +28,9 @@ METADATA: Final = (
     "units", "precision", "enum_strs", "upper_disp_limit", "lower_disp_limit", "upper_alarm_limit",
     "lower_alarm_limit", "upper_warning_limit", "lower_warning_limit", "upper_ctrl_limit", "lower_ctrl_limit",
 )  # fmt: skip
+
+# What an update brings, and how its value reads: with a new PREC or a new label, a text signal has a new value.
+OF_AN_UPDATE: Final = ("value", "char_value", "status", "severity", "timestamp")
 
 # Channel Access's name of each pvAccess type: what a client of Channel Access would see of the same record.
 # 64-bit integers are doubles there.
@@ -45,6 +50,9 @@ _ELEMENTS: Final = {
     "string": "string", "enum": "enum", "enum_t": "enum",
 }  # fmt: skip
 
+# Where a pvAccess structure has alarm, time and metadata.
+_BESIDE_VALUE: Final = ("alarm", "timeStamp", "display", "control", "valueAlarm")
+
 NANOSECONDS: Final = 1_000_000_000
 
 
@@ -61,6 +69,22 @@ def element(info: Info) -> str:
 def is_array(info: Info) -> bool:
     """Whether the PV may hold another number of elements than one."""
     return info.count != 1 if info.protocol == "ca" else info.type not in _CA_TYPES
+
+
+def metadata_request(info: Info) -> str | None:
+    """A pvRequest for all but the value of a pvAccess array, which comes in full or not at all.
+
+    None where the value is small or left out by its count, and where there is nothing but a value.
+    """
+    if info.protocol == "ca" or not is_array(info):
+        return None
+    names = [name for name in _BESIDE_VALUE if name in (info.structure or ())]
+    return f"field({','.join(names)})" if names else None
+
+
+def is_all_value(info: Info) -> bool:
+    """Whether a pvAccess array has nothing beside its value, so that there are no metadata to ask for."""
+    return info.protocol == "pva" and is_array(info) and metadata_request(info) is None
 
 
 def of_info(info: Info, form: str) -> Fields:
@@ -128,3 +152,8 @@ def of_metadata(metadata: Metadata) -> Fields:
             if pair is not None:
                 fields[f"lower_{name}_limit"], fields[f"upper_{name}_limit"] = pair
     return fields
+
+
+def agree(one: Fields, other: Fields, names: Iterable[str]) -> bool:
+    """Whether two PVs' worth of fields say the same under these names; a NaN agrees with nothing."""
+    return all(np.array_equal(one[name], other[name]) for name in names)

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ophyd_epicsrs_sync._pv import callbacks
+from ophyd_epicsrs_sync._pv import fields as pv_fields
 from ophyd_epicsrs_sync._pv.callbacks import Callbacks
 
 if TYPE_CHECKING:
@@ -23,13 +24,16 @@ class Owner(Protocol):
     pvname: str
 
     def updated(self, reading: Reading | None) -> Fields: ...
+    def metadata_changed(self) -> None: ...
 
 
 class Monitor:
     """One subscription for all callbacks of a PV; they run on the monitor lane, in the order of the wire.
 
-    Updates of a connection whose metadata are still on their way wait for them, so that the first one after a restart
-    of the IOC comes with the new units, precision and choices.
+    Each update carries the record's metadata as they are then. A change of those alone makes an update as well, of
+    which the PV is told, and its callbacks only if it changes how the value reads.
+
+    Updates of a connection whose type is still on its way wait for it, and so come after the notice of the connection.
     """
 
     def __init__(self, channel: Channel, connection: Connection, lane: Lane, owner: Owner) -> None:
@@ -40,7 +44,8 @@ class Monitor:
         self._lane = lane
         self._owner = owner
         self._early: list[Reading] = []
-        # The number of the connection that the last update was delivered in.
+        # All fields of the last update, and the number of the connection that it was delivered in.
+        self._last: Fields = {}
         self._delivered_in: int | None = None
         # Reentrant: a finalizer may close the PV while its own thread opens another subscription.
         self._opening = threading.RLock()
@@ -54,14 +59,16 @@ class Monitor:
         """Subscribe, if nobody has yet; never waits."""
         with self._opening:
             if self.subscription is None:
-                self.subscription = self._channel.monitor(self._update, delivery=self._lane.delivery, wait=False)
+                self.subscription = self._channel.monitor(
+                    self._update, form="ctrl", delivery=self._lane.delivery, wait=False
+                )
 
     def close(self) -> None:
         with self._opening:
             if self.subscription is not None:
                 self.subscription.close()
             self.subscription = None
-            self._delivered_in = None
+            self._delivered_in, self._last = None, {}
 
     def add(self, callback: Callable[..., object], index: int | None, run_now: bool, keywords: dict[str, Any]) -> int:
         """Call it for each update from now on; the last one comes first, in its turn, with `run_now`.
@@ -87,14 +94,19 @@ class Monitor:
             self._deliver(reading)
 
     def _update(self, reading: Reading) -> None:
-        if self._connection.learning or self._early:
+        if self._connection.is_awaited or self._early:
             self._early.append(reading)
         else:
             self._deliver(reading)
 
     def _deliver(self, reading: Reading) -> None:
-        fields = self._owner.updated(reading)
+        last = self._last if self.delivered else None
+        fields = self._last = self._owner.updated(reading)
         self._delivered_in = self._connection.number
+        if last is not None and not pv_fields.agree(last, fields, pv_fields.METADATA):
+            self._owner.metadata_changed()
+            if pv_fields.agree(last, fields, pv_fields.OF_AN_UPDATE):
+                return
         for index in self.callbacks.awake():
             self.run(index, fields)
 

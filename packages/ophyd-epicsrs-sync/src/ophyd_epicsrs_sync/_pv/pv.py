@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from epicsrs_native import get_context
+from epicsrs_native import DBE_ALARM, DBE_VALUE, get_context
 from ophyd_epicsrs_sync._pv import callbacks, fields, paragraph, text
 from ophyd_epicsrs_sync._pv.connection import Connection
 from ophyd_epicsrs_sync._pv.monitor import Monitor
@@ -94,13 +94,16 @@ class PV(Writable, Readable):
         self._info, self._has_metadata = info, False
         self._args.update(fields.of_info(info, self.form))
         self.ftype = self._args["ftype"]
+        is_array = fields.is_array(info)
+        if is_array:
+            # Of an earlier connection.
+            self._args["value"] = None
         if reading is not None:
-            self._learn_from(reading, newest=not fields.is_array(info))
+            self._learn_from(reading, newest=True, with_value=not is_array)
 
     def came_up(self) -> None:
         # Metadata first: the notice of the connection that ophyd gives its users shows them.
-        for callback in list(self._metadata_callbacks):
-            callbacks.run(callback, self.pvname, self.pvname, self._metadata())
+        self._tell_metadata()
         self._tell_connection(True)
         self._tell_access()
         # After ophyd has added its own callback, which thereby gets the first update.
@@ -114,6 +117,10 @@ class PV(Writable, Readable):
     def access_changed(self, readable: bool | None, writable: bool | None) -> None:
         self._args.update(fields.of_access(readable, writable))
         self._tell_access()
+
+    def _tell_metadata(self) -> None:
+        for callback in list(self._metadata_callbacks):
+            callbacks.run(callback, self.pvname, self.pvname, self._metadata())
 
     def _tell_connection(self, up: bool) -> None:
         for callback in list(self.connection_callbacks):
@@ -135,6 +142,10 @@ class PV(Writable, Readable):
         if isinstance(known["value"], np.ndarray):
             known["count"] = len(cast("fields.Array", known["value"]))
         return known
+
+    def metadata_changed(self) -> None:
+        """Told on the metadata lane, as those of a new connection are."""
+        self._dispatcher.get_thread_context("metadata").run(self._tell_metadata)
 
     def add_callback(
         self,
@@ -199,8 +210,8 @@ class PV(Writable, Readable):
 
     @property
     def auto_monitor_mask(self) -> int | None:
-        """DBE_VALUE, DBE_LOG and DBE_ALARM of Channel Access where a monitor runs; no other mask can be chosen."""
-        return 7 if self._monitor.subscription is not None else None
+        """DBE_VALUE and DBE_ALARM of Channel Access where a monitor runs; no other mask can be chosen."""
+        return DBE_VALUE | DBE_ALARM if self._monitor.subscription is not None else None
 
     # ---- pyepics' words for what happens by itself
 
@@ -238,4 +249,3 @@ class PV(Writable, Readable):
         self.clear_callbacks()
         self._monitor.close()
         self._connection.close()
-        self.chid.close()

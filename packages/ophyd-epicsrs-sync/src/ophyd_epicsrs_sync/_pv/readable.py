@@ -86,10 +86,18 @@ class Readable(Attributes):
         return SimpleNamespace(**known) if as_namespace else known
 
     def _read(self, form: str, count: int | None, timeout: float | None) -> Fields:
-        # Metadata that connecting could not bring, as of an array over pvAccess, come with the first reading.
+        # Metadata that could not be read when it connected come with the first reading.
         reading = self.chid.get(form=_FORMS[form] if self._has_metadata else "ctrl", count=count, timeout=timeout)
         # A newer update of the monitor may have come meanwhile; a part of an array is not the value.
         return self._learn_from(reading, newest=count == self._count and not self._monitor.delivered)
+
+    def _read_metadata(self, timeout: float | None) -> Fields:
+        """Everything but an array's value."""
+        assert self._info is not None, "a connected PV knows its type"
+        request = fields.metadata_request(self._info)
+        reading = self.chid.get(form="ctrl", count=0, request=request, timeout=timeout)
+        is_scalar = not fields.is_array(self._info)
+        return self._learn_from(reading, newest=not self._monitor.delivered, with_value=is_scalar)
 
     def _as_asked(self, known: Fields, count: int | None, as_string: bool, as_numpy: bool) -> Any:
         value = known["value"]
@@ -117,6 +125,8 @@ class Readable(Attributes):
     def get_all_metadata_callback(self, callback: Callable[[str, Fields], object], *, timeout: float | None) -> None:
         """Call `callback(pvname, metadata)` when they are known, and again with those of each later connection.
 
+        Where a monitor runs, also when the IOC changes units, precision, choices or limits.
+
         `timeout` is there because ophyd gives it: nothing waits, so nothing can be late.
         """
         del timeout
@@ -134,12 +144,12 @@ class Readable(Attributes):
         """
         del warn
         self._need_connection(timeout)
-        known = self._read("ctrl", 1, timeout)
+        known = self._read_metadata(timeout)
         return {name: known[name] for name in (*fields.METADATA, "status", "severity")}
 
     def get_timevars(self, timeout: float | None = 5.0, warn: bool = True) -> Fields:
         """Ask the IOC for alarm and time now; raises as `get_ctrlvars` does."""
         del warn
         self._need_connection(timeout)
-        known = self._read("time", 1, timeout)
+        known = self._read_metadata(timeout)
         return {name: known[name] for name in ("status", "severity", "timestamp", "posixseconds", "nanoseconds")}

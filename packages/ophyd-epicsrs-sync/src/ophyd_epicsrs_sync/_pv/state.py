@@ -44,9 +44,14 @@ class State(ABC):
         if not self.wait_for_connection(timeout):
             raise NotConnectedError(f"{self.pvname}: not connected within {timeout} s", self.pvname)
 
-    def _learn_from(self, reading: Reading, *, newest: bool) -> Fields:
-        """All fields, with what the reading brings; its value, alarm and time are kept if they are the newest."""
+    def _learn_from(self, reading: Reading, *, newest: bool, with_value: bool = True) -> Fields:
+        """All fields, with what the reading brings; its value, alarm and time are kept if they are the newest.
+
+        Without `with_value`, the reading was asked for the rest only.
+        """
         new = fields.of_reading(reading, self.chid.protocol)
+        if not with_value:
+            del new["value"]
         if reading.metadata is not None:
             self._args.update(fields.of_metadata(reading.metadata))
             self._has_metadata = True

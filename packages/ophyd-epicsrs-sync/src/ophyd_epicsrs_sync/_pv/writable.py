@@ -65,8 +65,7 @@ class Writable(State):
             self.put_complete = False
             get_put = self._dispatcher.lane("get_put").delivery
             submitted = get_put.submit(self.chid.put_async, value, timeout=timeout)
-            # A future that is done already calls back at once: on the lane, not here.
-            get_put.call(submitted.add_done_callback, Completion(self, value, callback, callback_data))
+            submitted.add_done_callback(Completion(self, value, callback, callback_data))
         else:
             self.put_complete = None
             self.chid.put(value, wait=False, timeout=timeout)
