@@ -143,6 +143,38 @@ def test_a_slow_callback_is_logged_with_its_pv(ioc, get_pv, caplog):
     assert "reads_a_book took 1.2 s" in caplog.text
 
 
+def test_dropped_updates_are_counted_and_logged_once(ioc, protocol, make, caplog):
+    signal, writer = (
+        make(EpicsSignalRO, ioc.pv("put_long", protocol), name="slow"),
+        make(EpicsSignal, ioc.pv("put_long")),
+    )
+    writer.put(-1, wait=True)
+    seen, held, go_on = [], threading.Event(), threading.Event()
+
+    def reads_a_book(value, **_):
+        held.set()
+        go_on.wait(60.0)
+        seen.append(value)
+
+    signal.subscribe(reads_a_book)
+    assert held.wait(5.0)
+    pv = signal._read_pv  # noqa: SLF001 (only the signal has it)
+    assert pv.dropped == 0
+    written = 0
+    while pv.dropped < 100 and written < 20_000:
+        written += 1
+        writer.put(written, wait=True)
+    go_on.set()
+
+    until(lambda: seen[-1:] == [written])
+    assert pv.dropped >= 100
+    warnings = [record.getMessage() for record in caplog.records if "dropped so far" in record.getMessage()]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"{signal.pvname}: ")
+    assert "_read_changed of slow" in warnings[0]
+    assert any(character.isdigit() for character in warnings[0].removeprefix(signal.pvname))
+
+
 def test_a_text_signal_gets_texts(ioc, protocol, make):
     signal, seen = make(EpicsSignal, ioc.pv("put_choice", protocol), string=True), []
     signal.put("Idle", wait=True)

@@ -27,14 +27,17 @@ def run(callback: Callback, pv: str, /, *arguments: Any, **keywords: Any) -> Non
     try:
         callback(*arguments, **keywords)
     except Exception:
-        logger.exception("%s: callback %s raised", pv, _name(callback))
+        logger.exception("%s: callback %s raised", pv, name(callback))
     taken = monotonic() - begun
     if taken > SLOW:
-        logger.warning("%s: callback %s took %.1f s, and everybody behind it waited", pv, _name(callback), taken)
+        logger.warning("%s: callback %s took %.1f s, and everybody behind it waited", pv, name(callback), taken)
 
 
-def _name(callback: Callback) -> str:
-    return getattr(callback, "__qualname__", repr(callback))
+def name(callback: Callback) -> str:
+    """What a log calls it: its qualified name and, for the method of a signal or device, whose."""
+    owner: object = getattr(getattr(callback, "__self__", None), "name", None)
+    called: str = getattr(callback, "__qualname__", repr(callback))
+    return f"{called} of {owner}" if isinstance(owner, str) else called
 
 
 class Callbacks(dict[int, "tuple[Callback, dict[str, Any]]"]):

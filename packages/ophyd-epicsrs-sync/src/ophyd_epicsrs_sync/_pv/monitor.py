@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from ophyd_epicsrs_sync._dispatcher import Lane
     from ophyd_epicsrs_sync._pv.connection import Connection
     from ophyd_epicsrs_sync._pv.fields import Fields
+
+
+logger = logging.getLogger("ophyd.epicsrs")
 
 
 class Owner(Protocol):
@@ -44,6 +48,8 @@ class Monitor:
         self._lane = lane
         self._owner = owner
         self._early: list[Reading] = []
+        # Whether the present subscription's dropped updates have been logged.
+        self._drop_logged = False
         # All fields of the last update, and the number of the connection that it was delivered in.
         self._last: Fields = {}
         self._delivered_in: int | None = None
@@ -59,6 +65,7 @@ class Monitor:
         """Subscribe, if nobody has yet; never waits."""
         with self._opening:
             if self.subscription is None:
+                self._drop_logged = False
                 self.subscription = self._channel.monitor(
                     self._update, form="ctrl", delivery=self._lane.delivery, wait=False
                 )
@@ -93,7 +100,25 @@ class Monitor:
         for reading in early:
             self._deliver(reading)
 
+    @property
+    def dropped(self) -> int:
+        """How many updates of the present subscription were dropped, because callbacks were too slow for them."""
+        subscription = self.subscription
+        return 0 if subscription is None else subscription.dropped
+
+    def _log_dropped(self) -> None:
+        if not self._drop_logged and (dropped := self.dropped):
+            self._drop_logged = True
+            logger.warning(
+                "%s: %d updates were dropped so far, because the callbacks on the monitor lane are too slow for them; "
+                "its own are %s. PV.dropped counts on",
+                self._owner.pvname,
+                dropped,
+                ", ".join(callbacks.name(callback) for callback, _ in list(self.callbacks.values())) or "none",
+            )
+
     def _update(self, reading: Reading) -> None:
+        self._log_dropped()
         if self._connection.is_awaited or self._early:
             self._early.append(reading)
         else:

@@ -213,6 +213,11 @@ class PV(Writable, Readable):
         """DBE_VALUE and DBE_ALARM of Channel Access where a monitor runs; no other mask can be chosen."""
         return DBE_VALUE | DBE_ALARM if self._monitor.subscription is not None else None
 
+    @property
+    def dropped(self) -> int:
+        """How many updates of the running monitor nobody got, because callbacks were too slow."""
+        return self._monitor.dropped
+
     # ---- pyepics' words for what happens by itself
 
     def connect(self, timeout: float | None = None) -> bool:
