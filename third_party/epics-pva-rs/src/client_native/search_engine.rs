@@ -1296,11 +1296,9 @@ const SEARCH_SEQ: u32 = 0x6669_6e64;
 fn placement_bucket(current_bucket: usize, reason: SearchReason) -> usize {
     match reason {
         SearchReason::Initial | SearchReason::Reconnect => current_bucket,
-        // pvxs 084336bb: `laterBucket = currentBucket ? currentBucket - 1
-        // : nBuckets - 1` — the furthest future bucket, so a refusal that
-        // will recur is retried once per ring revolution (~30 s), not
-        // once per tick.
-        SearchReason::CreateRefused => (current_bucket + N_SEARCH_BUCKETS - 1) % N_SEARCH_BUCKETS,
+        // A creation that was refused, or not answered in its time, is tried again
+        // with the tick after the next.
+        SearchReason::CreateRefused => (current_bucket + 1) % N_SEARCH_BUCKETS,
     }
 }
 
