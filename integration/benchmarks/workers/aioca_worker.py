@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import aioca
-from client import Client, Update, name
 from serve import serve
+
+from client import Client, Update, name
 
 
 class Aioca(Client):

@@ -3,9 +3,9 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from client import Client, Update
 from serve import serve
 
+from client import Client, Update
 from epicsrs_native import Reading, get_context
 
 

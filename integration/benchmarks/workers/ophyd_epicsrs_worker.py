@@ -3,9 +3,10 @@
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from client import Client, Update, name
 from ophyd_epicsrs import get_ca_context, get_pva_context
 from serve import serve
+
+from client import Client, Update, name
 
 CONNECT_LIMIT = 30.0
 

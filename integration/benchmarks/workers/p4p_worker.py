@@ -4,10 +4,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-from client import Client, Update, name
 from p4p.client import asyncio as p4p_asyncio
 from p4p.client import thread
 from serve import serve
+
+from client import Client, Update, name
 
 # What the others read too; the default would add the record's metadata.
 FIELDS = "field(value,alarm,timeStamp)"

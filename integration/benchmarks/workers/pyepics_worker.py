@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import epics
-from client import Client, Update, name
 from serve import serve
+
+from client import Client, Update, name
 
 
 class Pyepics(Client):

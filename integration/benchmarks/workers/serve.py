@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, TextIO
 
 import measurements
+
 from client import Client
 
 TASKS: dict[str, Callable[..., measurements.Figures]] = {
