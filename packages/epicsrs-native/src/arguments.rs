@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyFloat, PyInt};
 
 use crate::error::{Error, Kind};
-use crate::feed::Wish;
+use crate::feed::{DBE_VALUE, Wish};
 use crate::link::Link;
 use crate::pva;
 use crate::value::{Fetch, Form};
@@ -184,7 +184,7 @@ pub fn request(pv: &str, link: &Link, given: Option<&str>) -> PyResult<Option<Ar
 }
 
 /// DBE_VALUE and DBE_ALARM (caeventmask.h): a new value by the record's MDEL, and a new alarm.
-const USUAL_MASK: u16 = 1 | 4;
+const USUAL_MASK: u16 = DBE_VALUE | 4;
 /// DBE_VALUE, DBE_LOG, DBE_ALARM and DBE_PROPERTY.
 const EVERY_EVENT: u64 = 1 | 2 | 4 | 8;
 

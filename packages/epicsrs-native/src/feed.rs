@@ -12,6 +12,9 @@ use crate::value::{Form, Metadata, Reading};
 /// Takes updates on the network's side: it only queues.
 pub type Sink = Arc<dyn Fn(Result<&Arc<Reading>, &Error>) + Send + Sync>;
 
+/// Without it a monitor is not told of new values (caeventmask.h).
+pub const DBE_VALUE: u16 = 1;
+
 /// What a monitor asks of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
@@ -70,14 +73,12 @@ impl Feeds {
         self.0.lock().iter().filter(|feed| feed.is_open()).cloned().collect()
     }
 
-    /// The last update that has at least what `form` fetches, of any running monitor of the whole value.
+    /// The last update that has what `form` fetches, of a running monitor that is told each value.
     pub fn last(&self, form: Form) -> Option<Arc<Reading>> {
         let feeds = self.0.lock();
-        let mut whole = feeds.iter().filter(|feed| feed.wish.request.is_none());
-        whole.find_map(|feed| {
-            let serves = form != Form::Ctrl || feed.wish.form == Form::Ctrl;
-            feed.state.lock().last.clone().filter(|_| serves)
-        })
+        let serves = |wish: &Wish| wish.request.is_none() && wish.form >= form && wish.mask & DBE_VALUE != 0;
+        let mut serving = feeds.iter().filter(|feed| serves(&feed.wish));
+        serving.find_map(|feed| feed.state.lock().last.clone())
     }
 
     pub fn went_down(&self) {

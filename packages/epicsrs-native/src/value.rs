@@ -62,8 +62,8 @@ pub enum Value {
     Nothing,
 }
 
-/// How much a get fetches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// How much a get fetches; each fetches what those before it do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Form {
     Value,
     Time,

@@ -160,6 +160,31 @@ def test_a_cached_get_for_metadata_needs_a_monitor_with_metadata(ioc: Ioc, proto
     full.close()
 
 
+def test_a_cached_get_takes_no_monitor_that_is_not_told_of_new_values(ioc: Ioc, call: Call) -> None:
+    channel = ioc.channel("put_long")
+    channel.put(1)
+    readings: list[Reading] = []
+    subscription = channel.monitor(readings.append, mask=DBE_ALARM)
+    until(lambda: readings)
+    channel.put(2)
+
+    cached = call(channel.get, cached=True)
+
+    assert (cached.value, cached.age) == (2, None)
+    subscription.close()
+
+
+def test_a_cached_get_takes_no_monitor_of_the_value_alone(ioc: Ioc, call: Call) -> None:
+    channel = ioc.channel("double", "pva")
+    subscription = channel.monitor(str, form="value")
+
+    timed, bare = call(channel.get, cached=True), call(channel.get, cached=True, form="value")
+
+    assert (timed.age, timed.severity) == (None, 0)
+    assert bare.age is not None
+    subscription.close()
+
+
 def test_a_cached_get_never_gives_the_value_of_a_lost_server(mortal_ioc: Ioc, protocol: str, call: Call) -> None:
     channel = mortal_ioc.channel("double", protocol)
     subscription = channel.monitor(str)

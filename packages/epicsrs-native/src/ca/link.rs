@@ -117,13 +117,15 @@ impl CaLink {
                     self.context.pacer.answered();
                 }
                 self.find_gate();
-                let wanted = self.feeds.open().iter().any(|feed| feed.wish.form == Form::Ctrl);
-                if self.is_enum() || wanted {
-                    self.ask_properties();
-                }
                 // An enum is up when its choices are known, so that no label has to wait or be guessed.
-                if !self.is_enum() {
+                if self.is_enum() {
+                    self.ask_properties();
+                } else {
                     self.came_up();
+                    // Up before the look: a monitor that comes behind it asks by itself.
+                    if self.feeds.open().iter().any(|feed| feed.wish.form == Form::Ctrl) {
+                        self.ask_properties();
+                    }
                 }
             }
             ConnectionEvent::Disconnected => {
@@ -170,7 +172,14 @@ impl CaLink {
 
     /// Ask for the properties of the present connection: DBR_TIME carries none, and of an enum the index only.
     fn ask_properties(self: &Arc<Self>) {
-        *self.properties.lock() = Properties::Asked(Vec::new());
+        {
+            let mut properties = self.properties.lock();
+            // Somebody else has asked: updates may wait for the answer already.
+            if !matches!(*properties, Properties::Unknown) {
+                return;
+            }
+            *properties = Properties::Asked(Vec::new());
+        }
         let connection = self.connection.load(Ordering::SeqCst);
         let asked = self
             .channel()
@@ -354,8 +363,7 @@ impl CaLink {
     }
 
     pub fn subscribe(self: &Arc<Self>, feed: Arc<Feed>) {
-        let unknown = matches!(*self.properties.lock(), Properties::Unknown);
-        if feed.wish.form == Form::Ctrl && unknown && self.events.connected() {
+        if feed.wish.form == Form::Ctrl && self.events.connected() {
             self.ask_properties();
         }
         let link = self.clone();
