@@ -7,12 +7,13 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::arguments::Limit;
-use crate::channel::{Channel, Outcome};
+use crate::channel::Channel;
 use crate::client::Client;
 use crate::convert::from_python;
 use crate::error::Error;
 use crate::link::Link;
 use crate::many::each;
+use crate::outcome::Outcome;
 use crate::runtime::{Caller, awaitable, block};
 use crate::value::{Fetch, Value};
 

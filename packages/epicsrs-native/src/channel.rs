@@ -6,55 +6,23 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyList;
 
 use crate::arguments::{self, Limit, Timeout};
 use crate::client::{Client, Opened, remember};
-use crate::columns::{Columns, Results};
-use crate::convert::{exception, from_python};
-use crate::delivery::{DeliveryQueue, Queue};
+use crate::convert::from_python;
+use crate::delivery::DeliveryQueue;
 use crate::error::Error;
 use crate::feed::Wish;
 use crate::guard;
 use crate::lane::Capacity;
-use crate::link::{self, Link};
+use crate::link::Link;
+use crate::outcome::Outcome;
+use crate::queue::Queue;
 use crate::reading::{Info, Reading};
 use crate::runtime::{Caller, at_once, awaitable, block, running_queue};
 use crate::subscription::{Subscriber, Subscription};
-use crate::value::{self, Fetch};
+use crate::value::Fetch;
 use crate::watch::{Wanted, Watch, Watcher};
-
-/// What a call gives back.
-pub enum Outcome {
-    Nothing,
-    Reading(value::Reading),
-    Info(Arc<str>, &'static str, link::Info),
-    Subscription(Py<Subscription>),
-    /// A bulk call's results, each with its PV.
-    Many(Vec<(Arc<str>, Result<Outcome, Error>)>),
-    Columns(Results),
-}
-
-impl Outcome {
-    pub fn into_python(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        Ok(match self {
-            Self::Nothing => py.None(),
-            Self::Reading(reading) => Reading::new(py, reading)?.into_any(),
-            Self::Info(pv, protocol, info) => Py::new(py, Info::new(py, &pv, protocol, info)?)?.into_any(),
-            Self::Subscription(subscription) => subscription.into_any(),
-            Self::Many(results) => {
-                let results = results.into_iter().map(|(pv, result)| match result {
-                    Ok(outcome) => outcome.into_python(py),
-                    Err(error) => Ok(exception(py, &pv, &error).into_value(py).into_any()),
-                });
-                PyList::new(py, results.collect::<PyResult<Vec<_>>>()?)?
-                    .into_any()
-                    .unbind()
-            }
-            Self::Columns(columns) => Py::new(py, Columns::new(py, columns)?)?.into_any(),
-        })
-    }
-}
 
 /// A connection to one PV, made by `Context.channel`; channels of one PV share what lies below.
 ///

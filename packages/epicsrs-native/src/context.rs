@@ -13,7 +13,7 @@ use crate::bulk::Bulk;
 use crate::channel::Channel;
 use crate::client::Client;
 use crate::convert::exception;
-use crate::{config, delivery, guard, logging, panics, runtime};
+use crate::{config, guard, logging, panics, queue, runtime};
 
 static CONTEXT: Mutex<Option<Py<Context>>> = Mutex::new(None);
 
@@ -80,7 +80,7 @@ pub fn shutdown_all(py: Python<'_>) -> PyResult<()> {
         let client = context.get().client.clone();
         py.detach(|| client.close());
     }
-    delivery::close_all();
+    queue::close_all();
     Ok(())
 }
 
@@ -115,7 +115,7 @@ impl Context {
             )));
         }
         // Its thread hands on what the network code logs.
-        if !delivery::default_is_open() {
+        if !queue::default_is_open() {
             py.import("epicsrs_native.delivery")?.call_method0("get_delivery")?;
         }
         let shown = if name.is_empty() { "''" } else { &name };

@@ -75,7 +75,7 @@ pub fn _exit(py: Python<'_>) {
     if forked() {
         return;
     }
-    crate::delivery::close_all();
+    crate::queue::close_all();
     py.detach(|| {
         // Whoever drains a delivery returns from it, to whom waits for that thread.
         let end = Instant::now() + LAST_WAIT;

@@ -73,7 +73,7 @@ impl<S: Subscriber> Layer<S> for ToPython {
         }
         records.push_back(record);
         drop(records);
-        crate::delivery::wake_default();
+        crate::queue::wake_default();
     }
 }
 

@@ -15,14 +15,15 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::arguments::Limit;
-use crate::channel::Outcome;
 use crate::convert::exception;
-use crate::delivery::{DeliveryQueue, Queue};
+use crate::delivery::DeliveryQueue;
 use crate::driver::Driver;
 use crate::error::{Error, Kind};
 use crate::guard;
 use crate::link::Link;
+use crate::outcome::Outcome;
 use crate::panics;
+use crate::queue::Queue;
 use crate::submitted::target;
 
 /// A blocked thread looks for signals this often.

@@ -8,7 +8,8 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::delivery::{DeliveryQueue, Queue};
+use crate::delivery::DeliveryQueue;
+use crate::queue::Queue;
 
 thread_local! {
     /// Where the awaitable call that this thread starts now has to be answered, in place of its running loop.

@@ -10,12 +10,12 @@ use tokio::sync::watch;
 
 use crate::client::Opened;
 use crate::convert::exception;
-use crate::delivery::Queue;
 use crate::error::Error;
 use crate::feed::{Feed, Joined, Sink, Wish};
 use crate::guard;
 use crate::lane::{Capacity, Lane, Pushed};
 use crate::link::Link;
+use crate::queue::Queue;
 use crate::reading::Reading;
 use crate::runtime::loop_operation;
 use crate::value;

@@ -9,10 +9,10 @@ use pyo3::types::PyTuple;
 
 use crate::client::Opened;
 use crate::convert::exception;
-use crate::delivery::Queue;
 use crate::events::Event;
 use crate::guard;
 use crate::link::Link;
+use crate::queue::Queue;
 
 /// Which events a watcher wants.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,78 @@
+//! What a call gives back, and the operation that is told.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::PyBaseException;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::client::Opened;
+use crate::columns::{Columns, Results};
+use crate::convert::exception;
+use crate::error::Error;
+use crate::reading::{Info, Reading};
+use crate::subscription::Subscription;
+use crate::{link, value};
+
+/// What a call gives back.
+pub enum Outcome {
+    Nothing,
+    Reading(value::Reading),
+    Info(Arc<str>, &'static str, link::Info),
+    Subscription(Py<Subscription>),
+    /// A bulk call's results, each with its PV.
+    Many(Vec<(Arc<str>, Result<Outcome, Error>)>),
+    Columns(Results),
+}
+
+impl Outcome {
+    pub fn into_python(self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(match self {
+            Self::Nothing => py.None(),
+            Self::Reading(reading) => Reading::new(py, reading)?.into_any(),
+            Self::Info(pv, protocol, info) => Py::new(py, Info::new(py, &pv, protocol, info)?)?.into_any(),
+            Self::Subscription(subscription) => subscription.into_any(),
+            Self::Many(results) => {
+                let results = results.into_iter().map(|(pv, result)| match result {
+                    Ok(outcome) => outcome.into_python(py),
+                    Err(error) => Ok(exception(py, &pv, &error).into_value(py).into_any()),
+                });
+                PyList::new(py, results.collect::<PyResult<Vec<_>>>()?)?
+                    .into_any()
+                    .unbind()
+            }
+            Self::Columns(columns) => Py::new(py, Columns::new(py, columns)?)?.into_any(),
+        })
+    }
+}
+
+/// Set an operation's result, unless it has been cancelled.
+pub fn finish(py: Python<'_>, operation: &Bound<'_, PyAny>, pv: &str, result: Result<Outcome, Error>) -> PyResult<()> {
+    if operation.call_method0("done")?.extract()? {
+        // Nobody has a handle to what was opened for a call that was cancelled.
+        if let Ok(Outcome::Subscription(subscription)) = result {
+            subscription.get().0.end();
+        }
+        return Ok(());
+    }
+    match outcome(py, pv, result) {
+        (Some(value), None) => operation.call_method1("set_result", (value,)),
+        (_, error) => operation.call_method1("set_exception", (error,)),
+    }
+    .map(drop)
+}
+
+/// A result's value, or else its exception.
+pub fn outcome(
+    py: Python<'_>,
+    pv: &str,
+    result: Result<Outcome, Error>,
+) -> (Option<Py<PyAny>>, Option<Py<PyBaseException>>) {
+    match result
+        .map_err(|error| exception(py, pv, &error))
+        .and_then(|outcome| outcome.into_python(py))
+    {
+        Ok(value) => (Some(value), None),
+        Err(error) => (None, Some(error.into_value(py))),
+    }
+}
