@@ -4,58 +4,32 @@ Each PV of programs/hostile_ca.py has its own way; its name says which.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from client import Client
 from deadline import Stopwatch, until
 from epicsrs_native import (
-    Channel,
     EnumValue,
     EpicsError,
     NotConnectedError,
     RemoteError,
     ReplyTimeoutError,
-    get_context,
 )
-from ioc import NETWORK, Ioc
-from program import Program
+from hostile import PREFIX, TIMEOUT, Call, Served, refused, serving
+from ioc import NETWORK
 
-Call = Callable[..., Any]
-Served = Callable[[str], Channel]
-PREFIX = "hostile:"
 PORTS = NETWORK.iocs[7]
-TIMEOUT = 0.4
-# To find a server again, with slack: it sends no beacons, and the client waits 10 s with its next search.
-BACK = 25.0
+# To find a server again, with slack: it sends no beacons, and the client searches every second.
+BACK = 10.0
 
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    """Opens channels to the PVs of a server that has seen no client."""
-
-    def channel(name: str) -> Channel:
-        opened = get_context().channel(PREFIX + name)
-        Ioc.opened.append(opened)
-        return opened
-
-    with Program("hostile_ca.py", PREFIX, str(PORTS.ca)) as program:
-        assert program.hear() == "ready"
+    """A server that has seen no client."""
+    with serving("hostile_ca.py", PORTS.ca, "ca") as channel:
         yield channel
-        assert program.errors == ""
-
-
-def refused(call: Call, channel: Channel, kind: type[EpicsError], **options: Any) -> str:
-    """What the error of a get says, which has to come within its deadline."""
-    watch = Stopwatch()
-    with pytest.raises(kind) as caught:
-        call(channel.get, timeout=TIMEOUT, **options)
-    assert watch.elapsed <= TIMEOUT + 0.2
-    assert type(caught.value) is kind
-    assert caught.value.pv == channel.pv and channel.pv in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("form", ["value", "time", "ctrl"])

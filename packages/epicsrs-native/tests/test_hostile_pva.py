@@ -3,21 +3,16 @@
 Each PV of programs/hostile_pva.py has its own way; its name says which.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from deadline import Stopwatch, until
-from epicsrs_native import Channel, EpicsError, NotConnectedError, RemoteError, ReplyTimeoutError, get_context
+from epicsrs_native import EpicsError, NotConnectedError, RemoteError, ReplyTimeoutError
 from footprint import resident
-from ioc import NETWORK, Ioc
-from program import Program
+from hostile import TIMEOUT, Call, Served, refused, serving
+from ioc import NETWORK
 
-Call = Callable[..., Any]
-Served = Callable[[str], Channel]
-PREFIX = "hostile:"
-TIMEOUT = 0.4
 MIB = 2**20
 # To find a server again, with slack.
 BACK = 20.0
@@ -42,28 +37,9 @@ BROKEN = ["reset_in_mid_payload", "end_in_mid_header", "end_in_mid_payload", "no
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    """Opens channels to the PVs of a server that has seen no client."""
-
-    def channel(name: str) -> Channel:
-        opened = get_context().channel(f"pva://{PREFIX}{name}")
-        Ioc.opened.append(opened)
-        return opened
-
-    with Program("hostile_pva.py", PREFIX, str(NETWORK.iocs[7].search)) as program:
-        assert program.hear() == "ready"
+    """A server that has seen no client."""
+    with serving("hostile_pva.py", NETWORK.iocs[7].search, "pva") as channel:
         yield channel
-        assert program.errors == ""
-
-
-def refused(call: Call, channel: Channel, kind: type[EpicsError], **options: Any) -> str:
-    """What the error of a get says, which has to come within its deadline."""
-    watch = Stopwatch()
-    with pytest.raises(kind) as caught:
-        call(channel.get, timeout=TIMEOUT, **options)
-    assert watch.elapsed <= TIMEOUT + 0.2
-    assert type(caught.value) is kind
-    assert caught.value.pv == channel.pv and channel.pv in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_sane_answer_is_a_value(served: Served, call: Call) -> None:

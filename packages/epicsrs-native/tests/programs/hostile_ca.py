@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import struct
 import sys
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ca_wire import (
@@ -38,7 +37,7 @@ from ca_wire import (
     body,
     message,
 )
-from stream import Stream
+from stream import Answers, Stream
 from talk import say
 
 prefix, port = sys.argv[1], int(sys.argv[2])
@@ -57,128 +56,75 @@ def reply(asked: Header, value: float = VALUE, ioid: int = 0) -> bytes:
     return message(asked.command, asked.type, 1, NORMAL, asked.second + ioid, body(asked.type, value))
 
 
-Answer = Callable[[Circuit, Header, int], Awaitable[None]]
-ANSWERS: dict[str, Answer] = {}
+ANSWERS = Answers(reply, lambda asked: reply(asked, WRONG), header=9, payload=26)
 
 
-def answers(function: Answer) -> Answer:
-    """The answer to the n-th read of the PV of that name, or to its monitor, from 0."""
-    ANSWERS[function.__name__] = function
-    return function
-
-
-@answers
-async def sane(circuit: Circuit, asked: Header, n: int) -> None:
-    await circuit.send(reply(asked))
-
-
-@answers
-async def deaf(circuit: Circuit, asked: Header, n: int) -> None:
-    return
-
-
-async def broken_once(circuit: Circuit, asked: Header, n: int, length: int, end: Callable[[], None]) -> None:
-    if n:
-        await circuit.send(reply(asked))
-    else:
-        await circuit.send(reply(asked, WRONG)[:length])
-        end()
-
-
-@answers
-async def reset_in_mid_payload(circuit: Circuit, asked: Header, n: int) -> None:
-    await broken_once(circuit, asked, n, 26, circuit.reset)
-
-
-@answers
-async def end_in_mid_header(circuit: Circuit, asked: Header, n: int) -> None:
-    await broken_once(circuit, asked, n, 9, circuit.finish)
-
-
-@answers
-async def end_in_mid_payload(circuit: Circuit, asked: Header, n: int) -> None:
-    await broken_once(circuit, asked, n, 26, circuit.finish)
-
-
-@answers
-async def stalled_in_mid_payload(circuit: Circuit, asked: Header, n: int) -> None:
-    if not n:
-        await circuit.send(reply(asked)[:26])
-
-
-@answers
-async def byte_at_a_time(circuit: Circuit, asked: Header, n: int) -> None:
-    for byte in reply(asked):
-        await circuit.send(bytes([byte]))
-        await asyncio.sleep(0.002)
-
-
-@answers
+@ANSWERS.add
 async def fewer_bytes_than_count(circuit: Circuit, asked: Header, n: int) -> None:
     await circuit.send(message(asked.command, asked.type, 10, NORMAL, asked.second, body(asked.type)))
 
 
-@answers
+@ANSWERS.add
 async def no_payload(circuit: Circuit, asked: Header, n: int) -> None:
     await circuit.send(message(asked.command, asked.type, 1, NORMAL, asked.second))
 
 
-@answers
+@ANSWERS.add
 async def half_a_time(circuit: Circuit, asked: Header, n: int) -> None:
     await circuit.send(message(asked.command, asked.type, 1, NORMAL, asked.second, bytes(8)))
 
 
-@answers
+@ANSWERS.add
 async def unknown_type(circuit: Circuit, asked: Header, n: int) -> None:
     await circuit.send(message(asked.command, 99, 1, NORMAL, asked.second, bytes(64)))
 
 
-@answers
+@ANSWERS.add
 async def another_type(circuit: Circuit, asked: Header, n: int) -> None:
     await circuit.send(message(asked.command, STRING, 1, NORMAL, asked.second, b"3.25".ljust(40, b"\0")))
 
 
-@answers
+@ANSWERS.add
 async def unknown_status(circuit: Circuit, asked: Header, n: int) -> None:
     await circuit.send(message(asked.command, asked.type, 1, 0xDEADBEE8, asked.second, body(asked.type)))
 
 
-@answers
+@ANSWERS.add
 async def get_failed(circuit: Circuit, asked: Header, n: int) -> None:
     await circuit.send(message(asked.command, asked.type, 1, GET_FAILED, asked.second))
 
 
-@answers
+@ANSWERS.add
 async def error_message(circuit: Circuit, asked: Header, n: int) -> None:
     """CA_PROTO_ERROR: the header of the request and words of the server."""
     about = struct.pack(">HHHHII", *asked)
     await circuit.send(message(ERROR, 0, 0, 1, BAD_TYPE, about + b"no such thing\0"))
 
 
-@answers
+@ANSWERS.add
 async def four_gigabytes(circuit: Circuit, asked: Header, n: int) -> None:
     """An extended header that announces 4 GiB less 8, of which 1 MiB comes."""
     head_ = struct.pack(">HHHHIIII", asked.command, 0xFFFF, asked.type, 0, NORMAL, asked.second, 0xFFFFFFF8, 0x1FFFFFFF)
     await circuit.send(head_ + bytes(2**20))
 
 
-@answers
+@ANSWERS.add
 async def unknown_request(circuit: Circuit, asked: Header, n: int) -> None:
     """A reply to a request that nobody made."""
     await circuit.send(reply(asked, WRONG, 1000))
 
 
-@answers
+@ANSWERS.add
 async def unknown_request_first(circuit: Circuit, asked: Header, n: int) -> None:
     await circuit.send(reply(asked, WRONG, 1000) + reply(asked))
 
 
-@answers
+@ANSWERS.add
 async def twice(circuit: Circuit, asked: Header, n: int) -> None:
     await circuit.send(reply(asked, VALUE + n) + reply(asked, WRONG))
 
 
-@answers
+@ANSWERS.add
 async def late(circuit: Circuit, asked: Header, n: int) -> None:
     """The first answer comes when it has long been given up, just before the second."""
     if n:
@@ -188,7 +134,7 @@ async def late(circuit: Circuit, asked: Header, n: int) -> None:
 waiting: list[Header] = []
 
 
-@answers
+@ANSWERS.add
 async def backwards(circuit: Circuit, asked: Header, n: int) -> None:
     """Three requests, the last answered first; each with its own number of arrival."""
     waiting.append(asked)
@@ -198,12 +144,12 @@ async def backwards(circuit: Circuit, asked: Header, n: int) -> None:
         waiting.clear()
 
 
-@answers
+@ANSWERS.add
 async def unknown_command(circuit: Circuit, asked: Header, n: int) -> None:
     await circuit.send(message(77, 1, 2, 3, 4, bytes(24)) + reply(asked))
 
 
-@answers
+@ANSWERS.add
 async def gone(circuit: Circuit, asked: Header, n: int) -> None:
     """The first read is answered by the end of the channel, whose circuit stays."""
     await circuit.send(reply(asked) if n else message(SERVER_DISCONNECTED, 0, 0, CID))
@@ -254,7 +200,7 @@ class Behaviour:
             count = 10 if self.name == "fewer_bytes_than_count" else 1
             await circuit.send(message(CREATE, native, count, asked.first, 1))
         elif asked.command in (READ, EVENT_ADD):
-            await ANSWERS.get(self.name, sane)(circuit, asked, next(self.reads))
+            await ANSWERS.get(self.name, ANSWERS["sane"])(circuit, asked, next(self.reads))
         elif asked.command == EVENT_CANCEL:
             await circuit.send(message(EVENT_ADD, asked.type, 0, asked.first, asked.second))
         elif asked.command == WRITE:

@@ -9,7 +9,6 @@ import asyncio
 import itertools
 import struct
 import sys
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pva_wire import (
@@ -36,7 +35,7 @@ from pva_wire import (
     scalar,
     text,
 )
-from stream import Stream
+from stream import Answers, Stream
 from talk import say
 
 prefix, port = sys.argv[1], int(sys.argv[2])
@@ -80,94 +79,41 @@ def answer(ioid: int, value: float = VALUE) -> bytes:
     return message(GET, struct.pack("<IB", ioid, 0) + OK + reading(value))
 
 
-Answer = Callable[[Connection, int, int], Awaitable[None]]
-ANSWERS: dict[str, Answer] = {}
+ANSWERS = Answers(answer, lambda ioid: answer(ioid, WRONG), header=5, payload=26)
 
 
-def answers(function: Answer) -> Answer:
-    """The answer to the n-th get of the PV of that name, from 0."""
-    ANSWERS[function.__name__] = function
-    return function
-
-
-@answers
-async def sane(connection: Connection, ioid: int, n: int) -> None:
-    await connection.send(answer(ioid))
-
-
-@answers
-async def deaf(connection: Connection, ioid: int, n: int) -> None:
-    return
-
-
-async def broken_once(connection: Connection, ioid: int, n: int, length: int, end: Callable[[], None]) -> None:
-    if n:
-        await connection.send(answer(ioid))
-    else:
-        await connection.send(answer(ioid, WRONG)[:length])
-        end()
-
-
-@answers
-async def reset_in_mid_payload(connection: Connection, ioid: int, n: int) -> None:
-    await broken_once(connection, ioid, n, 26, connection.reset)
-
-
-@answers
-async def end_in_mid_header(connection: Connection, ioid: int, n: int) -> None:
-    await broken_once(connection, ioid, n, 5, connection.finish)
-
-
-@answers
-async def end_in_mid_payload(connection: Connection, ioid: int, n: int) -> None:
-    await broken_once(connection, ioid, n, 26, connection.finish)
-
-
-@answers
-async def stalled_in_mid_payload(connection: Connection, ioid: int, n: int) -> None:
-    if not n:
-        await connection.send(answer(ioid)[:26])
-
-
-@answers
-async def byte_at_a_time(connection: Connection, ioid: int, n: int) -> None:
-    for byte in answer(ioid):
-        await connection.send(bytes([byte]))
-        await asyncio.sleep(0.002)
-
-
-@answers
+@ANSWERS.add
 async def get_failed(connection: Connection, ioid: int, n: int) -> None:
     await connection.send(message(GET, struct.pack("<IB", ioid, 0) + failure(b"broken beyond repair")))
 
 
-@answers
+@ANSWERS.add
 async def unknown_status(connection: Connection, ioid: int, n: int) -> None:
     await connection.send(message(GET, struct.pack("<IB", ioid, 0) + b"\x09" + text(b"odd") + text(b"")))
 
 
-@answers
+@ANSWERS.add
 async def four_gigabytes(connection: Connection, ioid: int, n: int) -> None:
     """A header that announces 4 GiB less 1, of which 1 MiB comes."""
     await connection.send(struct.pack("<BBBBI", 0xCA, 2, 0x40, GET, 0xFFFFFFFF) + bytes(2**20))
 
 
-@answers
+@ANSWERS.add
 async def not_a_message(connection: Connection, ioid: int, n: int) -> None:
     await connection.send(answer(ioid) if n else bytes(64))
 
 
-@answers
+@ANSWERS.add
 async def unknown_request(connection: Connection, ioid: int, n: int) -> None:
     await connection.send(answer(ioid + 1000, WRONG))
 
 
-@answers
+@ANSWERS.add
 async def unknown_request_first(connection: Connection, ioid: int, n: int) -> None:
     await connection.send(answer(ioid + 1000, WRONG) + answer(ioid))
 
 
-@answers
+@ANSWERS.add
 async def twice(connection: Connection, ioid: int, n: int) -> None:
     await connection.send(answer(ioid, VALUE + n) + answer(ioid, WRONG))
 
@@ -175,7 +121,7 @@ async def twice(connection: Connection, ioid: int, n: int) -> None:
 given_up: list[int] = []
 
 
-@answers
+@ANSWERS.add
 async def late(connection: Connection, ioid: int, n: int) -> None:
     """The first answer comes when it has long been given up, just before the second."""
     if n == 0:
@@ -186,12 +132,12 @@ async def late(connection: Connection, ioid: int, n: int) -> None:
         await connection.send(answer(ioid))
 
 
-@answers
+@ANSWERS.add
 async def unknown_command(connection: Connection, ioid: int, n: int) -> None:
     await connection.send(message(99, bytes(24)) + answer(ioid))
 
 
-@answers
+@ANSWERS.add
 async def gone(connection: Connection, ioid: int, n: int) -> None:
     """The first get is answered by the end of the channel, whose connection stays."""
     await connection.send(answer(ioid) if n else message(DESTROY, struct.pack("<II", 1, CID)))
@@ -259,7 +205,7 @@ class Behaviour:
         elif self.name in READINGS and command == GET:
             await connection.send(message(GET, struct.pack("<IB", ioid, 0) + OK + READINGS[self.name]))
         elif command == GET:
-            await ANSWERS.get(self.name, sane)(connection, ioid, next(self.gets))
+            await ANSWERS.get(self.name, ANSWERS["sane"])(connection, ioid, next(self.gets))
         elif way & 0x44 == 0x44:
             update = READINGS.get(self.name, reading())
             await connection.send(message(MONITOR, struct.pack("<IB", ioid, 0) + update + b"\x00"))
