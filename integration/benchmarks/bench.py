@@ -1,7 +1,7 @@
 """Carry out rows: every client in turn, again and again."""
 
 import os
-import subprocess
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,12 +9,18 @@ from pathlib import Path
 from statistics import median
 
 from interrupt import measure_interrupt
-from process import Figures, Process, Source, TaskError, start
+from process import Figures, Process, Source, WorkerProcess, start
 from records import SOURCE
-from rows import Figure, Goal, Row
+from row import Figure, Goal, Row
+from server import serving
 from start import measure_start
 
 from epicsrs_demo.ioc import SoftIoc
+
+# A client that has used up so many seconds in a row gets no further repetition of it.
+CLIENT_LIMIT = 30.0
+# What a client says of its failure may hold every name.
+WORDS_LIMIT = 200
 
 
 @dataclass
@@ -24,6 +30,7 @@ class Result:
     row: Row
     repetitions: dict[str, list[Figures]] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
 
     def values(self, client: str, figure: Figure) -> list[float]:
         """A client's values of one figure, one per repetition; fewer where the client failed."""
@@ -42,43 +49,81 @@ class Result:
             return None
         return mine / (max(others) if figure.more_is_better else min(others))
 
+    def reached(self, ours: str, figure: Figure, goal: Goal) -> float | None:
+        """What a goal is compared with; None where there is nothing to compare."""
+        if goal.against:
+            return self.ratio(ours, figure, goal.against)
+        values = self.values(ours, figure)
+        if not values or not goal.always:
+            return self.value(ours, figure)
+        return min(values) if figure.more_is_better else max(values)
+
     def meets(self, ours: str, figure: Figure, goal: Goal) -> bool | None:
-        """Whether our median meets a goal, and no repetition failed; None where there is nothing to compare."""
+        """Whether we meet a goal, and no repetition failed; None where there is nothing to compare."""
         if ours in self.errors:
             return False
-        value = self.ratio(ours, figure, goal.against) if goal.against else self.value(ours, figure)
-        if value is None:
+        reached = self.reached(ours, figure, goal)
+        if reached is None:
             return None
-        return value >= goal.limit if figure.more_is_better else value <= goal.limit
+        return reached >= goal.limit if figure.more_is_better else reached <= goal.limit
 
 
 def measure(row: Row, ioc: SoftIoc, repetitions: int, log: Path) -> Result:
     """All repetitions of one row, the clients in turn within each; a client that fails is left out from then on."""
     result = Result(row)
-    with _on_one_core(ioc.pid, row.one_core), _processes(row, ioc, result, log) as processes:
-        for _ in range(repetitions):
-            for client in row.clients:
-                if client in result.errors:
-                    continue
-                try:
-                    figures = _measure_once(row, client, ioc, processes, log)
-                    result.repetitions.setdefault(client, []).append(figures)
-                except (TaskError, OSError, subprocess.SubprocessError) as error:
-                    result.errors[client] = str(error)
+    try:
+        with (
+            _on_one_core(ioc.pid, row.one_core),
+            serving(row, ioc, log) as epics,
+            _processes(row, epics, result, log) as processes,
+        ):
+            for _ in range(repetitions):
+                for client in row.clients:
+                    if client not in result.errors and result.seconds.get(client, 0.0) < CLIENT_LIMIT:
+                        _measure(result, client, _Place(ioc, epics, processes, log))
+    except Exception as error:  # a row without its server is no reason to lose the others
+        result.errors.update(dict.fromkeys(row.clients, _words(error)))
     return result
 
 
-def _measure_once(row: Row, client: str, ioc: SoftIoc, processes: dict[str, Process], log: Path) -> Figures:
+@dataclass
+class _Place:
+    """Where a row is measured."""
+
+    ioc: SoftIoc
+    epics: dict[str, str]
+    processes: dict[str, Process]
+    log: Path
+
+
+def _measure(result: Result, client: str, place: _Place) -> None:
+    begin = time.monotonic()
+    try:
+        result.repetitions.setdefault(client, []).append(_figures(result.row, client, place))
+    except Exception as error:  # whatever happens to a client is its result
+        result.errors[client] = _words(error)
+    result.seconds[client] = result.seconds.get(client, 0.0) + time.monotonic() - begin
+
+
+def _words(error: Exception) -> str:
+    words = str(error) or type(error).__name__
+    return words if len(words) <= WORDS_LIMIT else f"{words[:WORDS_LIMIT]} ..."
+
+
+def _figures(row: Row, client: str, place: _Place) -> Figures:
     if row.place == "interrupt":
-        return measure_interrupt(client, ioc, row.task, log)
+        return measure_interrupt(client, place.ioc, row.task, place.log)
     if row.place == "start":
-        return measure_start(client, ioc.environment)
+        return measure_start(client, place.epics)
+    if row.place == "fresh":
+        with WorkerProcess(client, place.epics, place.log) as worker:
+            return worker.run(row.task)
     if not row.sources:
-        return processes[client].run(row.task)
+        return place.processes[client].run(row.task)
     found: list[Figures] = []
     for rate in row.sources:
-        with Source(ioc.environment, SOURCE, rate):
-            found.append(processes[client].run(row.task))
+        with Source(place.epics, SOURCE, rate):
+            found.append(place.processes[client].run(row.task))
     return {
         figure.key: (max if figure.more_is_better else min)(figures[figure.key] for figures in found)
         for figure in row.figures
@@ -86,13 +131,13 @@ def _measure_once(row: Row, client: str, ioc: SoftIoc, processes: dict[str, Proc
 
 
 @contextmanager
-def _processes(row: Row, ioc: SoftIoc, result: Result, log: Path) -> Generator[dict[str, Process]]:
+def _processes(row: Row, epics: dict[str, str], result: Result, log: Path) -> Generator[dict[str, Process]]:
     """A process of each client for the time of one row."""
     processes: dict[str, Process] = {}
     try:
         for client in row.clients if row.place == "worker" else ():
             try:
-                processes[client] = start(client, ioc.environment, log)
+                processes[client] = start(client, epics, log)
             except OSError as error:
                 result.errors[client] = str(error)
         yield processes

@@ -15,7 +15,7 @@ Figures = dict[str, float]
 Task = dict[str, Any]
 
 # Beyond the longest task; a client that hangs is reported and killed.
-TASK_LIMIT = 120.0
+TASK_LIMIT = 60.0
 END_LIMIT = 3.0
 
 
@@ -128,6 +128,8 @@ class RawProcess:
                 arguments = ["put", pv, task["count"]]
             case "puts":
                 arguments = ["puts", pv, task["count"], 1]
+            case "bulk":
+                arguments = ["bulk", pv, task["size"], task["calls"]]
             case "delivered":
                 arguments = ["monitor", pv, task["seconds"]]
             case other:

@@ -1,57 +1,15 @@
 """What is compared: each row's task, clients, figures and goals (the numbers to reach, column "first")."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
-
 from environments import OURS
 from records import ABSENT, CROWD, ORDER, PUTS, SINGLE, SOURCE
-
-PEERS_CA = ("ophyd-epicsrs", "pyepics", "aioca")
-PEERS_PVA = ("ophyd-epicsrs", "p4p")
-
-
-@dataclass(frozen=True)
-class Goal:
-    """A limit: on our figure, or on ours divided by that of the best of some clients."""
-
-    limit: float
-    against: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table: one of the numbers that a task gives."""
-
-    key: str
-    title: str
-    unit: str
-    goal: Goal | None = None
-    more_is_better: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """One task for several clients in turn.
-
-    With ``sources`` the raw client writes so many values per second into the watched record meanwhile; of several
-    rates the best figure counts. ``one_core`` puts the IOC and the clients on one core, as the kernel does or does
-    not at will: all are then in their fast mode. ``place`` is where the task runs: in workers, in processes
-    interrupted by Ctrl-C, or in fresh processes.
-    """
-
-    key: str
-    task: dict[str, Any]
-    clients: tuple[str, ...]
-    figures: tuple[Figure, ...]
-    sources: tuple[int, ...] = ()
-    one_core: bool = False
-    place: Literal["worker", "interrupt", "start"] = "worker"
+from row import PEERS_CA, PEERS_PVA, Figure, Goal, Row
+from rows_bulk import bulk_rows
 
 
 def rows(quick: bool) -> list[Row]:
     """All rows in the order of the table; ``quick`` makes the tasks a fifth as long."""
     share = 0.2 if quick else 1.0
-    return [*_gets(share), *_awaits(share), *_puts(share), *_monitors(share), *_processes()]
+    return [*_gets(share), *_awaits(share), *bulk_rows(share), *_puts(share), *_monitors(share), *_processes()]
 
 
 def _gets(share: float) -> list[Row]:
@@ -123,7 +81,7 @@ def _monitors(share: float) -> list[Row]:
     ca, pva = (5.0, 90_000.0, (50_000, 100_000, 150_000)), (25.0, 20_000.0, (10_000, 20_000, 40_000))
     for protocol, peers, (cpu, rate, sources) in (("ca", PEERS_CA, ca), ("pva", PEERS_PVA, pva)):
         name, clients = protocol.upper(), (OURS, *peers)
-        one = {"pv": f"{protocol}://{SOURCE}", "seconds": 3.0 * share}
+        one = {"pv": f"{protocol}://{SOURCE}", "seconds": 1.5 * share}
         crowd = (
             Figure("cpu", f"{name} 1000 monitors at 10 Hz, CPU per update", "µs", Goal(cpu)),
             Figure("threads", f"{name} 1000 monitors, threads besides the main one", "", Goal(4)),
@@ -132,7 +90,7 @@ def _monitors(share: float) -> list[Row]:
         late = Figure("p50", f"{name} monitor latency at 1 kHz, p50", "µs", Goal(1.0, peers))
         # The raw CA client receives as many as the source writes.
         watchers = (OURS, "raw_ca", *peers) if protocol == "ca" else clients
-        task = {"task": "monitors", "pvs": [f"{protocol}://{pv}" for pv in CROWD], "seconds": 3.0 * share}
+        task = {"task": "monitors", "pvs": [f"{protocol}://{pv}" for pv in CROWD], "seconds": 2.0 * share}
         result += [
             Row(f"{protocol}_monitors", task, clients, crowd),
             Row(f"{protocol}_delivered", {"task": "delivered", **one}, watchers, (delivered,), sources=sources),

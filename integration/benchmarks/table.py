@@ -1,12 +1,10 @@
-"""Results for a terminal and for a file."""
-
-from typing import Any
+"""Results for a terminal."""
 
 from bench import Result
 from environments import OURS
 from rich.console import Console
 from rich.table import Table
-from rows import Figure
+from row import HEADINGS, Figure, Goal
 
 # Wide enough where there is no terminal to ask.
 WIDTH = 140
@@ -17,18 +15,13 @@ def show(results: list[Result]) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH
-    for protocol, heading in (("ca", "Channel Access"), ("pva", "pvAccess"), ("start", "Fresh processes")):
-        chosen = [result for result in results if result.row.key.partition("_")[0] == protocol]
+    for group, heading in HEADINGS.items():
+        chosen = [result for result in results if result.row.group == group]
         if chosen:
             console.print(_table(heading, chosen))
     for result in results:
         for client, error in result.errors.items():
             console.print(f"{result.row.key}, {client}: {error}", markup=False)
-
-
-def as_json(results: list[Result]) -> list[dict[str, Any]]:
-    """Every repetition of every figure, with medians, ratios and goals."""
-    return [_figure_json(result, figure) for result in results for figure in result.row.figures]
 
 
 def _table(heading: str, results: list[Result]) -> Table:
@@ -58,45 +51,30 @@ def _cell(result: Result, client: str, figure: Figure) -> str:
     if median is None:
         return failed
     ratio = result.ratio(OURS, figure, (client,)) if client != OURS else None
-    by = "" if ratio is None else f" x{_number(ratio)}"
-    spread = f"\n({_number(min(values))} - {_number(max(values))})" if len(values) > 1 else ""
-    return f"{_number(median)}{by}{spread}\n{failed}".rstrip()
+    by = "" if ratio is None else f" x{number(ratio)}"
+    spread = f"\n({number(min(values))} - {number(max(values))})" if len(values) > 1 else ""
+    return f"{number(median)}{by}{spread}\n{failed}".rstrip()
 
 
 def _verdict(result: Result, figure: Figure) -> tuple[str, str, str]:
     goal = figure.goal
     if goal is None:
         return "", "", ""
-    limit = f"{'≥' if figure.more_is_better else '≤'} {_number(goal.limit)}"
-    if goal.against:
-        limit += f" x {goal.against[0]}" if len(goal.against) == 1 else " x best peer"
-    reached = result.ratio(OURS, figure, goal.against) if goal.against else result.value(OURS, figure)
+    reached = result.reached(OURS, figure, goal)
     met = {True: "yes", False: "NO", None: ""}[result.meets(OURS, figure, goal)]
-    return limit, "" if reached is None else _number(reached), met
+    return goal_words(goal, figure.more_is_better), "" if reached is None else number(reached), met
 
 
-def _figure_json(result: Result, figure: Figure) -> dict[str, Any]:
-    clients = {
-        client: {
-            "median": result.value(client, figure),
-            "repetitions": result.values(client, figure),
-            "ours_by_this": result.ratio(OURS, figure, (client,)),
-            "error": result.errors.get(client),
-        }
-        for client in result.row.clients
-    }
-    goal = figure.goal
-    return {
-        "row": result.row.key,
-        "figure": figure.title,
-        "unit": figure.unit,
-        "clients": clients,
-        "goal": None if goal is None else {"limit": goal.limit, "against": goal.against},
-        "met": None if goal is None else result.meets(OURS, figure, goal),
-    }
+def goal_words(goal: Goal, more_is_better: bool) -> str:
+    """A goal as it stands in a table."""
+    words = f"{'≥' if more_is_better else '≤'} {number(goal.limit)}"
+    if goal.against:
+        words += f" x {goal.against[0]}" if len(goal.against) == 1 else " x best peer"
+    return f"{words} always" if goal.always else words
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Three digits, as many as a figure deserves."""
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}" if value >= 0.01 or value == 0 else "< 0.01"

@@ -5,6 +5,7 @@
 //   raw_ca HOST PORT puts PV COUNT FIRST      WRITE of FIRST, FIRST + 1, ..., then one READ_NOTIFY behind them
 //   raw_ca HOST PORT write PV RATE SECONDS    the source of the monitor rows; RATE 0: as fast as the server reads
 //   raw_ca HOST PORT monitor PV SECONDS       count the updates
+//   raw_ca HOST PORT bulk PV COUNT CALLS      READ_NOTIFY of PV0, PV1, ... without waiting for one another
 //
 // Source: Channel Access protocol specification, chapters "Commands" and "Data types".
 #include "wire.h"
@@ -13,7 +14,7 @@ enum {
     VERSION = 0, EVENT_ADD = 1, WRITE = 4, READ_NOTIFY = 15, CREATE_CHAN = 18, WRITE_NOTIFY = 19, CLIENT_NAME = 20,
     HOST_NAME = 21,
     MINOR_VERSION = 13, DBR_DOUBLE = 6, DBR_TIME_DOUBLE = 20, DBE_VALUE_ALARM = 5, ECA_NORMAL = 1,
-    CHANNEL = 1, REQUEST = 7, BATCH = 64,
+    CHANNEL = 1, REQUEST = 7, BATCH = 64, CHUNK = 1024,
 };
 
 typedef struct {
@@ -25,6 +26,12 @@ typedef struct {
     Header header;
     uint64_t value;
 } __attribute__((packed)) WriteFrame;
+
+typedef struct {
+    double value;
+    uint32_t seconds, nanoseconds;
+    uint16_t status, severity;
+} Reading;
 
 static Wire wire;
 
@@ -58,14 +65,42 @@ static Header receive(int command, const uint8_t **payload) {
     }
 }
 
-static uint32_t open_channel(const char *pv) {
-    const uint8_t *payload;
+static void open_circuit(void) {
     Header version = header(VERSION, 0, 0, MINOR_VERSION, 0, 0);
     wire_send(&wire, &version, sizeof version);
     send_text(CLIENT_NAME, "raw", 0, 0);
     send_text(HOST_NAME, "localhost", 0, 0);
+}
+
+static uint32_t open_channel(const char *pv) {
+    const uint8_t *payload;
     send_text(CREATE_CHAN, pv, CHANNEL, MINOR_VERSION);
     return receive(CREATE_CHAN, &payload).second;
+}
+
+// The server's numbers of PV0, PV1, ...
+static uint32_t *open_many(const char *pv, int count) {
+    uint32_t *sids = calloc((size_t)count, sizeof *sids);
+    const uint8_t *payload;
+    char name[128];
+    for (int i = 0; i < count; i++) {
+        snprintf(name, sizeof name, "%s%d", pv, i);
+        send_text(CREATE_CHAN, name, (uint32_t)i, MINOR_VERSION);
+        Header reply = receive(CREATE_CHAN, &payload);
+        sids[reply.first] = reply.second;
+    }
+    return sids;
+}
+
+// status, severity, seconds, nanoseconds, padding; the value
+static Reading decode(const uint8_t *payload) {
+    struct { uint16_t status, severity; uint32_t seconds, nanoseconds, padding; uint64_t value; } wire_form;
+    memcpy(&wire_form, payload, sizeof wire_form);
+    Reading reading = {0, ntohl(wire_form.seconds), ntohl(wire_form.nanoseconds), ntohs(wire_form.status),
+                       ntohs(wire_form.severity)};
+    uint64_t bits = be64toh(wire_form.value);
+    memcpy(&reading.value, &bits, sizeof bits);
+    return reading;
 }
 
 static double read_value(uint32_t sid) {
@@ -75,12 +110,26 @@ static double read_value(uint32_t sid) {
     Header reply = receive(READ_NOTIFY, &payload);
     if (reply.first != ECA_NORMAL || reply.second != REQUEST || reply.size < 24)
         fail("read");
-    uint64_t bits;
-    memcpy(&bits, payload + 16, sizeof bits); // status, severity, seconds, nanoseconds, padding; the value
-    bits = be64toh(bits);
-    double value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
+    return decode(payload).value;
+}
+
+static void read_many(const uint32_t *sids, int count, Reading *readings) {
+    const uint8_t *payload;
+    for (int sent = 0, received = 0; received < count; received++) {
+        // Two chunks at most are unanswered: the sockets' buffers hold them, so that neither side waits in send.
+        if (sent < count && sent - received <= CHUNK) {
+            Header requests[CHUNK];
+            int chunk = count - sent < CHUNK ? count - sent : CHUNK;
+            for (int i = 0; i < chunk; i++)
+                requests[i] = header(READ_NOTIFY, 0, DBR_TIME_DOUBLE, 1, sids[sent + i], (uint32_t)(sent + i));
+            wire_send(&wire, requests, (size_t)chunk * sizeof *requests);
+            sent += chunk;
+        }
+        Header reply = receive(READ_NOTIFY, &payload);
+        if (reply.first != ECA_NORMAL || reply.second >= (uint32_t)count || reply.size < 24)
+            fail("read");
+        readings[reply.second] = decode(payload);
+    }
 }
 
 static WriteFrame write_frame(int command, uint32_t sid, double value) {
@@ -120,6 +169,19 @@ static void get(uint32_t sid, int count, long gap) {
             us[i] = now_us() - start;
     }
     print_percentiles(us, count, value);
+}
+
+static void bulk(const char *pv, int count, int calls) {
+    uint32_t *sids = open_many(pv, count);
+    Reading *readings = calloc((size_t)count, sizeof *readings);
+    double *us = calloc((size_t)calls, sizeof *us);
+    for (int i = -1; i < calls; i++) {
+        double start = now_us();
+        read_many(sids, count, readings);
+        if (i >= 0)
+            us[i] = (now_us() - start) / count;
+    }
+    print_percentiles(us, calls, readings[count - 1].value);
 }
 
 static void put(uint32_t sid, int count) {
@@ -175,10 +237,15 @@ static void monitor(uint32_t sid, double seconds) {
 
 int main(int argc, char **argv) {
     if (argc < 6)
-        fail("usage: raw_ca HOST PORT get|put|puts|write|monitor PV ...");
+        fail("usage: raw_ca HOST PORT get|put|puts|write|monitor|bulk PV ...");
     const char *task = argv[3];
     double first = atof(argv[5]), second = argc > 6 ? atof(argv[6]) : 0;
     wire_open(&wire, argv[1], argv[2]);
+    open_circuit();
+    if (!strcmp(task, "bulk")) {
+        bulk(argv[4], (int)first, (int)second);
+        return 0;
+    }
     uint32_t sid = open_channel(argv[4]);
     if (!strcmp(task, "get"))
         get(sid, (int)first, (long)second);

@@ -22,8 +22,15 @@ class Aioca(Client):
     def connect(self, pv: str, timeout: float) -> None:
         self.loop.run_until_complete(aioca.connect(name(pv), timeout=timeout))
 
+    def connect_all(self, pvs: Sequence[str], timeout: float) -> None:
+        self.loop.run_until_complete(aioca.connect([name(pv) for pv in pvs], timeout=timeout))
+
+    def bulk_getter(self, pvs: Sequence[str], timeout: float) -> Callable[[], Any]:
+        names = [name(pv) for pv in pvs]
+        return lambda: self.loop.run_until_complete(aioca.caget(names, format=aioca.FORMAT_TIME, timeout=timeout))
+
     def getter(self, pv: str, timeout: float = 5.0) -> Callable[[], Any]:
-        # For Ctrl-C alone: there is no blocking call.
+        # There is no blocking call.
         bare = name(pv)
         return lambda: self.loop.run_until_complete(aioca.caget(bare, format=aioca.FORMAT_TIME, timeout=timeout))
 

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 Update: TypeAlias = Callable[[Any], None]
@@ -26,6 +26,9 @@ class Client(ABC):
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+
+    def begin(self) -> None:  # noqa: B027 (some have none)
+        """Make the library's context, where it has one; nothing is connected yet."""
 
     def wait(self, seconds: float) -> None:
         """Let updates come in."""
@@ -51,6 +54,18 @@ class Client(ABC):
     def connect(self, pv: str, timeout: float) -> None:
         """Block until one PV is connected."""
         raise NotImplementedError
+
+    def connect_all(self, pvs: Sequence[str], timeout: float) -> None:
+        """Block until many PVs are connected, and keep them so."""
+        raise NotImplementedError
+
+    def bulk_getter(self, pvs: Sequence[str], timeout: float) -> Callable[[], Any]:
+        """A call that reads many PVs at once and blocks; the first call may connect them."""
+        raise NotImplementedError
+
+    def bulk_values(self, result: Any) -> Iterable[float]:
+        """The values in what that call gives, in the order of the PVs."""
+        return [self.value(reading) for reading in result]
 
     def getter(self, pv: str, timeout: float = 5.0) -> Callable[[], Any]:
         """A call that reads value, alarm and time stamp from the IOC and blocks."""
@@ -79,3 +94,7 @@ class Client(ABC):
     def monitor(self, pvs: Sequence[str], update: Update) -> Callable[[], None]:
         """Subscribe to PVs; returns the call that ends the subscriptions."""
         raise NotImplementedError
+
+    def watch_images(self, pv: str, update: Update) -> Callable[[], None]:
+        """Subscribe to an NTNDArray; ``value`` of an update has its shape."""
+        return self.monitor([pv], update)

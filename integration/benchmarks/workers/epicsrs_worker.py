@@ -1,12 +1,12 @@
 """Worker for epicsrs_native."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from serve import serve
 
 from client import Client, Update
-from epicsrs_native import Reading, get_context
+from epicsrs_native import Columns, Reading, get_context
 
 
 class Epicsrs(Client):
@@ -18,6 +18,24 @@ class Epicsrs(Client):
 
     def connect(self, pv: str, timeout: float) -> None:
         get_context().channel(pv).connect(timeout=timeout)
+
+    def begin(self) -> None:
+        get_context()
+
+    def connect_all(self, pvs: Sequence[str], timeout: float) -> None:
+        context = get_context()
+        self.channels = [context.channel(pv) for pv in pvs]
+        for error in context.connect_many(self.channels, timeout=timeout):
+            if error is not None:
+                raise error
+
+    def bulk_getter(self, pvs: Sequence[str], timeout: float) -> Callable[[], Columns]:
+        context = get_context()
+        channels = [context.channel(pv) for pv in pvs]
+        return lambda: context.get_many(channels, columns=True, timeout=timeout)
+
+    def bulk_values(self, result: Columns) -> Iterable[float]:
+        return result.value
 
     def getter(self, pv: str, timeout: float = 5.0) -> Callable[[], Reading]:
         get = get_context().channel(pv).get

@@ -1,6 +1,7 @@
 """Worker for ophyd-epicsrs: its native objects, below ophyd."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from ophyd_epicsrs import get_ca_context, get_pva_context
@@ -20,6 +21,27 @@ class OphydEpicsrs(Client):
 
     def connect(self, pv: str, timeout: float) -> None:
         self._pv(pv).wait_for_connection(timeout=timeout)
+
+    def begin(self) -> None:
+        get_ca_context()
+        get_pva_context()
+
+    def connect_all(self, pvs: Sequence[str], timeout: float) -> None:
+        self.handles = [self._pv(pv) for pv in pvs]
+        deadline = time.monotonic() + timeout
+        for handle in self.handles:
+            if not handle.wait_for_connection(timeout=max(deadline - time.monotonic(), 1e-3)):
+                raise TimeoutError(f"{handle.pvname} did not connect")
+
+    def bulk_getter(self, pvs: Sequence[str], timeout: float) -> Callable[[], Any]:
+        self.names = [name(pv) for pv in pvs]
+        # Over Channel Access it gives values alone.
+        read = (get_ca_context() if pvs[0].startswith("ca://") else get_pva_context()).bulk_get
+        return lambda: read(self.names, timeout=timeout)
+
+    def bulk_values(self, result: Any) -> Iterable[float]:
+        readings = [result[bare] for bare in self.names]
+        return readings if isinstance(readings[0], float) else [self.value(reading) for reading in readings]
 
     def getter(self, pv: str, timeout: float = 5.0) -> Callable[[], Any]:
         get = self._connected(pv).get_with_metadata

@@ -20,13 +20,17 @@ class P4p(Client):
         self.context = thread.Context("pva")
 
     def value(self, reading: Any) -> Any:
-        return float(reading)
+        return reading
 
     def timestamp(self, reading: Any) -> float:
         return reading.timestamp
 
     def connect(self, pv: str, timeout: float) -> None:
         self.context.get(name(pv), timeout=timeout)
+
+    def bulk_getter(self, pvs: Sequence[str], timeout: float) -> Callable[[], Any]:
+        get, names, requests = self.context.get, [name(pv) for pv in pvs], [FIELDS] * len(pvs)
+        return lambda: get(names, request=requests, timeout=timeout)
 
     def getter(self, pv: str, timeout: float = 5.0) -> Callable[[], Any]:
         get, bare = self.context.get, name(pv)
@@ -49,6 +53,10 @@ class P4p(Client):
                 subscription.close()
 
         return close
+
+    def watch_images(self, pv: str, update: Update) -> Callable[[], None]:
+        # The default request: the shape is a field of its own.
+        return self.context.monitor(name(pv), update).close
 
     @cached_property
     def _async_context(self) -> p4p_asyncio.Context:

@@ -10,6 +10,8 @@ from functools import partial
 from typing import Any, TextIO
 
 import measurements
+import measurements_array
+import measurements_bulk
 
 from client import Client
 
@@ -24,6 +26,13 @@ TASKS: dict[str, Callable[..., measurements.Figures]] = {
         measurements.monitors,
         measurements.delivered,
         measurements.latency,
+        measurements_array.array,
+        measurements_array.fill,
+        measurements_array.frames,
+        measurements_array.oversized,
+        measurements_bulk.bulk,
+        measurements_bulk.connect_all,
+        measurements_bulk.read_all,
     )
 }
 # Longer than anybody waits for the answer to Ctrl-C.

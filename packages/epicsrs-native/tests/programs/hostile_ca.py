@@ -109,6 +109,16 @@ async def four_gigabytes(circuit: Circuit, asked: Header, n: int) -> None:
 
 
 @ANSWERS.add
+async def half_a_gigabyte(circuit: Circuit, asked: Header, n: int) -> None:
+    """All of the 512 MiB that an extended header announces."""
+    size = 2**29
+    head_ = struct.pack(">HHHHIIII", asked.command, 0xFFFF, asked.type, 0, NORMAL, asked.second, size, size // 8 - 2)
+    await circuit.send(head_)
+    for _ in range(size // 2**20):
+        await circuit.send(bytes(2**20))
+
+
+@ANSWERS.add
 async def unknown_request(circuit: Circuit, asked: Header, n: int) -> None:
     """A reply to a request that nobody made."""
     await circuit.send(reply(asked, WRONG, 1000))

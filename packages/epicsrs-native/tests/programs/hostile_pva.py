@@ -99,6 +99,16 @@ async def four_gigabytes(connection: Connection, ioid: int, n: int) -> None:
 
 
 @ANSWERS.add
+async def half_a_gigabyte(connection: Connection, ioid: int, n: int) -> None:
+    """A sane answer and zeros, 512 MiB in all, every one of which is sent."""
+    sane = answer(ioid)
+    rest = 2**29 - (len(sane) - 8)
+    await connection.send(sane[:4] + struct.pack("<I", 2**29) + sane[8:] + bytes(rest % 2**20))
+    for _ in range(rest // 2**20):
+        await connection.send(bytes(2**20))
+
+
+@ANSWERS.add
 async def not_a_message(connection: Connection, ioid: int, n: int) -> None:
     await connection.send(answer(ioid) if n else bytes(64))
 
