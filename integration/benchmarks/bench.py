@@ -18,7 +18,7 @@ from start import measure_start
 from epicsrs_demo.ioc import SoftIoc
 
 # A client that has used up so many seconds in a row gets no further repetition of it.
-CLIENT_LIMIT = 30.0
+CLIENT_LIMIT = 25.0
 # What a client says of its failure may hold every name.
 WORDS_LIMIT = 200
 

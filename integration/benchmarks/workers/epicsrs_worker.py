@@ -1,5 +1,6 @@
 """Worker for epicsrs_native."""
 
+import importlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ class Epicsrs(Client):
 
     def begin(self) -> None:
         get_context()
+        # Ours is imported with the first columns, the peers' with themselves.
+        importlib.import_module("numpy")
 
     def connect_all(self, pvs: Sequence[str], timeout: float) -> None:
         context = get_context()
