@@ -12,13 +12,13 @@ from table import number
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
-def page(text: str, machine: Entry, rows: list[Entry]) -> str:
-    """The page with the tables of these rows."""
+def page(text: str, machine: Entry, rows: list[Entry], picture: str) -> str:
+    """The page with the tables of these rows, below their picture."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"the page lacks {BEGIN} or {END}")
-    parts = [BEGIN, _provenance(machine, rows)]
+    parts = [BEGIN, _provenance(machine, rows), f"![Each client's figures as multiples of ours]({picture})"]
     for group, heading in HEADINGS.items():
         chosen = [row for row in rows if row["group"] == group]
         if chosen:
@@ -74,12 +74,13 @@ def _failures(rows: list[Entry]) -> list[str]:
 
 
 def main() -> None:
-    """Read, write."""
+    """Read, write; chart.py draws the picture beside the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("figures", type=Path, help="what run.py --json wrote")
     parser.add_argument("page", type=Path, help=f"a Markdown file with {BEGIN} and {END}")
     options = parser.parse_args()
-    options.page.write_text(page(options.page.read_text(), *read(options.figures)))
+    text = page(options.page.read_text(), *read(options.figures), options.page.with_suffix(".svg").name)
+    options.page.write_text(text)
 
 
 if __name__ == "__main__":
