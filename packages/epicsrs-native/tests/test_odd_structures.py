@@ -35,11 +35,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def read_and_monitored(channel: Channel, call: Call) -> list[Any]:
     """The value as each form of get gives it, and as a monitor does."""
+    values = [call(channel.get, form=form).value for form in ("value", "time", "ctrl")]
     readings: list[Reading] = []
     subscription = channel.monitor(readings.append)
     until(lambda: readings)
     subscription.close()
-    return [call(channel.get, form=form).value for form in ("value", "time", "ctrl")] + [readings[0].value]
+    return [*values, readings[0].value]
 
 
 def test_a_table_has_columns_of_every_type(served: Served, call: Call) -> None:
