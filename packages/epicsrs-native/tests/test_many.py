@@ -85,6 +85,26 @@ def test_columns_of_different_kinds_are_a_list(ioc: Ioc, call: Call) -> None:
     assert columns.value[4:] == [3.25, 3.25]
 
 
+def test_waveforms_of_unequal_length_are_columns_too(ioc: Ioc, call: Call) -> None:
+    given = channels(ioc, "doubles", "single", "empty", "strings")
+
+    columns = call(get_context().get_many, given, columns=True)
+
+    assert [len(value) for value in columns.value] == [3, 3, 1, 1, 0, 0, 3, 3]
+    assert [value.dtype for value in columns.value[:6]] == [np.float64] * 6
+    assert columns.value[6:] == [["a", "", "bc"]] * 2
+    assert columns.timestamp_ns.tolist() == [channel.get().timestamp_ns for channel in given]
+    assert (len(columns), columns.severity.tolist(), columns.error) == (8, [0] * 8, {})
+
+
+def test_columns_of_text_are_a_list(ioc: Ioc, call: Call) -> None:
+    given = channels(ioc, "string", "string_in")
+
+    columns = call(get_context().get_many, given, columns=True)
+
+    assert columns.value == ["hello"] * 2 + ["123456789012345678901234567890123456789"] * 2
+
+
 def test_errors_stand_beside_values(ioc: Ioc, protocol: str, call: Call) -> None:
     absent = ioc.channel("absent", protocol)
     watch = Stopwatch()
