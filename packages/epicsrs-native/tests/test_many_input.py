@@ -35,7 +35,6 @@ def test_an_iterable_that_raises_sends_nothing(ioc: Ioc, call: Call) -> None:
     assert channel.get().value == -1.0
 
 
-@pytest.mark.xfail(reason="Their letters, bytes and keys are taken for values.", strict=True)
 @pytest.mark.parametrize("values", ["1", {"1": 2}], ids=["str", "dict"])
 def test_a_text_or_a_mapping_is_no_list_of_values(ioc: Ioc, call: Call, values: Any) -> None:
     channel = ioc.channel("put_string")

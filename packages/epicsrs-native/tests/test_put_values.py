@@ -62,7 +62,7 @@ UNFIT: list[tuple[str, Any, str, tuple[str, ...]]] = [
 # Record, value of a type that the record cannot take.
 WRONG: list[tuple[str, Any]] = [
     *((record, None) for record in ("put_double", "put_long", "put_string", "put_binary", "put_doubles")),
-    *((record, {"value": 1}) for record in ("put_double", "put_string", "put_choice", "put_longs")),
+    *((record, {"first": 1}) for record in ("put_double", "put_string", "put_choice", "put_longs")),
     *((record, object()) for record in ("put_double", "put_string", "put_choice", "put_longs")),
     ("put_double", 1j),
     ("put_double", "high"),
@@ -77,7 +77,7 @@ WRONG: list[tuple[str, Any]] = [
     ("put_doubles", {1.0, 2.0}),
     ("put_strings", [1, 2]),
     ("put_strings", ["a", 2]),
-    ("put_binary", [0]),
+    ("put_binary", [0, 1]),
     ("put_double", print),
 ]
 
@@ -125,7 +125,7 @@ def test_a_value_of_another_type_is_refused_here(ioc: Ioc, protocol: str, call: 
     assert channel.get().timestamp_ns == before.timestamp_ns
 
 
-@pytest.mark.parametrize("value", [None, {"value": 1}, object(), 1j, print], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("value", [None, {"first": 1}, object(), 1j, print], ids=lambda value: type(value).__name__)
 def test_what_is_no_value_at_all_is_a_type_error(ioc: Ioc, protocol: str, call: Call, value: Any) -> None:
     with pytest.raises(TypeError):
         call(ioc.channel("put_double", protocol).put, value)

@@ -1,23 +1,9 @@
 """A channel that a healthy server refuses costs no other channel to that server."""
 
-import pytest
-
 from client import Client
 from ioc import NETWORK, Ioc
 
 
-@pytest.mark.parametrize(
-    "protocol",
-    [
-        pytest.param(
-            "ca",
-            marks=pytest.mark.xfail(
-                reason="The server is not searched for 30 s, whatever else it serves.", strict=True
-            ),
-        ),
-        "pva",
-    ],
-)
 def test_a_refused_channel_costs_no_other_of_its_server(ioc: Ioc, protocol: str) -> None:
     """In a client that has no circuit to the server yet."""
     with Client(NETWORK.client(ioc.ports)) as asked:
