@@ -753,10 +753,6 @@ impl CaClient {
         #[cfg(feature = "client")]
         let repeater_port = crate::protocol::repeater_port();
 
-        // Run repeater registration in background — don't block client startup.
-        #[cfg(ca_beacon_monitor)]
-        reactor.spawn(async move { repeater::ensure_repeater(repeater_port).await });
-
         // No UDP beacon socket on this build, so nothing registers; the port
         // was resolved above for its diagnostic alone, as C's `udpiiu`
         // constructor resolves it before any registration is attempted.
@@ -886,14 +882,37 @@ impl CaClient {
         // an IOC that was itself discoverable but could not discover.
         // `epics_base_rs::net::search_udp` removed the reason, and with it the
         // gate — a target IOC's CA links now resolve the way a C IOC's do.
-        let search_task = reactor.spawn(search::run_search_engine(
-            reactor.clone(),
-            addr_list,
-            nameserver_entries,
-            search_rx,
-            search_resp_tx,
-            search_attempts.clone(),
-        ));
+        //
+        // With name servers, and nobody to search by UDP now or later, the
+        // explicit entry point is what the configuration asks for: no UDP
+        // socket is bound, for searches or for beacons.
+        let tcp_only = addr_list.is_empty() && !nameserver_entries.is_empty();
+        #[cfg(all(feature = "client", tokio_backend))]
+        let tcp_only = tcp_only && backends.is_empty();
+        let search_task = if tcp_only {
+            reactor.spawn(search::name_servers_only_search_engine(
+                reactor.clone(),
+                nameserver_entries,
+                search_rx,
+                search_resp_tx,
+                search_attempts.clone(),
+            )?)
+        } else {
+            reactor.spawn(search::run_search_engine(
+                reactor.clone(),
+                addr_list,
+                nameserver_entries,
+                search_rx,
+                search_resp_tx,
+                search_attempts.clone(),
+            ))
+        };
+
+        // Run repeater registration in background — don't block client startup.
+        #[cfg(ca_beacon_monitor)]
+        if !tcp_only {
+            reactor.spawn(async move { repeater::ensure_repeater(repeater_port).await });
+        }
 
         // Wire each discovery backend's live-update stream into the
         // search engine. `discover()` above was a one-shot scan;
@@ -1037,11 +1056,15 @@ impl CaClient {
         ));
 
         #[cfg(ca_beacon_monitor)]
-        let beacon_task = reactor.spawn(beacon_monitor::run_beacon_monitor(
-            coord_tx.clone(),
-            beacon_ctrl_rx,
-            repeater_port,
-        ));
+        let beacon_task = {
+            let coord_tx = coord_tx.clone();
+            reactor.spawn(async move {
+                if !tcp_only {
+                    beacon_monitor::run_beacon_monitor(coord_tx, beacon_ctrl_rx, repeater_port)
+                        .await;
+                }
+            })
+        };
 
         Ok(Self {
             search_tx,
@@ -2832,7 +2855,18 @@ impl CaChannel {
         count: ReqCount,
     ) -> CaResult<impl std::future::Future<Output = CaResult<Snapshot>> + Send + 'static> {
         let read = self.issue_read_notify(snap, request_type, count, ReadReplyMode::Raw)?;
-        Ok(async move { Self::decode_raw_read_reply(read.reply().await?) })
+        Ok(async move {
+            let reply = read.reply().await?;
+            if let ReadReply::Raw {
+                data_type,
+                count,
+                data,
+            } = &reply
+            {
+                subscription::check_reply(request_type, *data_type, *count, data)?;
+            }
+            Self::decode_raw_read_reply(reply)
+        })
     }
 
     /// Validate the requested element count, register a read waiter and
@@ -4382,7 +4416,6 @@ async fn run_coordinator(
                     }
                     TransportEvent::ChannelCreateFailed { cid } => {
                         if let Some(ch) = channels.get_mut(&cid) {
-                            let server_addr = ch.server_addr;
                             // Keep connect waiters pending. ChannelCreateFailed
                             // only means this specific attempt/server failed;
                             // the channel will immediately re-search and may
@@ -4394,14 +4427,9 @@ async fn run_coordinator(
                                 pv_name: ch.pv_name.clone(),
                                 reason: SearchReason::Reconnect,
                             });
-                            // Notify search engine of failed connect (penalty box).
-                            if let Some(addr) = server_addr {
-                                let _ = search_tx.send(SearchRequest::ConnectResult {
-                                    cid,
-                                    success: false,
-                                    server_addr: addr,
-                                });
-                            }
+                            // No failed connect: the server answers, and has
+                            // other channels to serve.
+                            ch.announce(&snapshots, ConnectionEvent::CreateRefused);
                         }
                     }
                     TransportEvent::TcpClosed { server_addr, priority } => {

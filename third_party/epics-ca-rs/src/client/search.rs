@@ -970,20 +970,6 @@ pub(crate) async fn run_search_engine(
 ///
 /// Returns the engine future rather than running it, so the empty-name-server
 /// refusal is observed by the caller **before** anything is spawned.
-///
-/// Capability-only on every backend: `CaClient` binds UDP, so nothing in this
-/// crate calls it outside the gate tests. It was the sole engine on
-/// `exec_backend` while `SearchTransport` had no UDP variant there.
-#[cfg_attr(
-    any(not(test), exec_backend),
-    expect(
-        dead_code,
-        reason = "\
-    every client binds UDP; this entry point exists for C's documented \
-    UDP-free name-resolution mode (CAref.html:515-520), which no caller in \
-    this crate selects"
-    )
-)]
 pub(crate) fn name_servers_only_search_engine(
     reactor: epics_base_rs::runtime::task::Reactor,
     nameserver_entries: Vec<super::AddrEntry>,

@@ -180,7 +180,7 @@ impl ConnFold {
                 self.read = read;
                 self.write = write;
             }
-            ConnectionEvent::NativeTypeChanged { .. } => {}
+            ConnectionEvent::NativeTypeChanged { .. } | ConnectionEvent::CreateRefused => {}
         }
         self
     }
@@ -257,6 +257,9 @@ impl ConnEventsView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionEvent {
     Connected,
+    /// The server answered the search and then refused to create the
+    /// channel (CA_PROTO_CREATE_CH_FAIL); it is searched for again.
+    CreateRefused,
     /// The channel left the connected set. CA has exactly two connection
     /// states on the application side: `nciu::unresponsiveCircuitNotify`
     /// (`nciu.cpp:161-181`) — the echo-timeout path — calls the very same

@@ -11,7 +11,9 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use epics_base_rs::error::{CaError, CaResult};
 use epics_base_rs::server::snapshot::Snapshot;
-use epics_base_rs::types::{DbFieldType, EpicsValue, decode_dbr};
+use epics_base_rs::types::{
+    DbFieldType, EpicsValue, dbr_buffer_size, decode_dbr, native_type_for_dbr,
+};
 
 use super::types::TransportCommand;
 
@@ -230,6 +232,30 @@ impl CoalesceSlot {
 /// of all channels of one circuit keep the order of the wire. It must not block.
 pub type MonitorSink = Arc<dyn Fn(CaResult<Snapshot>) + Send + Sync>;
 
+/// A reply of another type than the one asked for, or with fewer elements than
+/// its header announces, is none. Of the last string only what the server
+/// chose to send is here (rsrv cuts a DBR_STRING to its length).
+pub(crate) fn check_reply(asked: u16, data_type: u16, count: u32, data: &[u8]) -> CaResult<()> {
+    if data_type != asked {
+        return Err(CaError::Protocol(format!(
+            "the reply is of DBR type {data_type}, DBR type {asked} was asked for"
+        )));
+    }
+    let native = native_type_for_dbr(asked)?;
+    let whole = match native {
+        DbFieldType::String => count.saturating_sub(1),
+        _ => count,
+    };
+    let least = dbr_buffer_size(asked, native, whole as usize);
+    if data.len() < least {
+        return Err(CaError::Protocol(format!(
+            "the reply has {} bytes, {count} elements of DBR type {asked} take {least}",
+            data.len()
+        )));
+    }
+    Ok(())
+}
+
 /// Outcome of `on_monitor_data` — the single signal that drives the
 /// coordinator's delivery metrics.
 ///
@@ -416,6 +442,11 @@ impl SubscriptionRegistry {
         let Some(rec) = self.subscriptions.get_mut(&subid) else {
             return MonitorDeliveryOutcome::NotFound;
         };
+        if let Some(asked) = rec.data_type
+            && let Err(e) = check_reply(asked, data_type, count, data)
+        {
+            return try_deliver_err(rec, e);
+        }
         let snapshot = if data_type <= 6 {
             // Same wire carrier as the read path: an EVENT_ADD payload is
             // `dbr_char_t` for the CHAR row, so a monitored CHAR waveform

@@ -124,6 +124,9 @@ pub struct Channel {
     holdoff_until: parking_lot::Mutex<Option<std::time::Instant>>,
     /// TCP connects that failed since the channel was last Active.
     connect_failures: std::sync::atomic::AtomicU32,
+    /// What the server said when it last refused to create this channel;
+    /// forgotten when one creates it.
+    refusal: parking_lot::Mutex<Option<crate::proto::Status>>,
     /// Set to true by `ServerConn::route_frame` when a server-initiated
     /// `CMD_DESTROY_CHANNEL` arrives for this channel's current SID.
     /// `is_active` consults the flag so the next `ensure_active` falls
@@ -641,6 +644,7 @@ impl Channel {
             alternatives: parking_lot::Mutex::new(Vec::new()),
             holdoff_until: parking_lot::Mutex::new(None),
             connect_failures: std::sync::atomic::AtomicU32::new(0),
+            refusal: parking_lot::Mutex::new(None),
             server_destroyed: Arc::new(std::sync::atomic::AtomicBool::new(false)),
             server_destroyed_notify: Arc::new(Notify::new()),
             last_close_registration: parking_lot::Mutex::new(None),
@@ -677,6 +681,7 @@ impl Channel {
             alternatives: parking_lot::Mutex::new(Vec::new()),
             holdoff_until: parking_lot::Mutex::new(None),
             connect_failures: std::sync::atomic::AtomicU32::new(0),
+            refusal: parking_lot::Mutex::new(None),
             server_destroyed: Arc::new(std::sync::atomic::AtomicBool::new(false)),
             server_destroyed_notify: Arc::new(Notify::new()),
             last_close_registration: parking_lot::Mutex::new(None),
@@ -1124,12 +1129,22 @@ impl Channel {
 
         let resp = decode_create_channel_response(&frame)?;
         if !resp.status.is_success() {
-            return Err(PvaError::Protocol(format!(
+            let error = PvaError::Protocol(format!(
                 "create_channel({}) failed: {:?}",
                 self.pv_name, resp.status
-            )));
+            ));
+            *self.refusal.lock() = Some(resp.status);
+            return Err(error);
         }
+        *self.refusal.lock() = None;
         Ok(resp.sid)
+    }
+
+    /// What the server said when it last refused to create this channel, as
+    /// long as no other has created it: the refused channel is searched for
+    /// again without end, so nobody else is told.
+    pub fn refusal(&self) -> Option<crate::proto::Status> {
+        self.refusal.lock().clone()
     }
 
     /// Wait until the channel transitions out of its current `Active` state

@@ -747,7 +747,7 @@ impl SearchEngine {
     ) -> PvaResult<Self> {
         Self::spawn_inner(
             reactor,
-            Self::config_transport(config, extra_targets)?,
+            Self::config_transport(config, extra_targets, &name_servers)?,
             name_servers,
             ns_user,
             ns_host,
@@ -758,11 +758,18 @@ impl SearchEngine {
 
     /// Build the SEARCH transport from an explicit per-client
     /// [`ClientSearchConfig`] rather than the process environment. Its UDP
-    /// knobs (address list, ports, auto-addr) apply on every backend.
+    /// knobs (address list, ports, auto-addr) apply on every backend. With
+    /// name servers and nobody to search by UDP, no UDP socket is bound.
     fn config_transport(
         config: ClientSearchConfig,
         extra_targets: Vec<SocketAddr>,
+        name_servers: &[SocketAddr],
     ) -> PvaResult<SearchTransport> {
+        let by_udp =
+            config.auto_addr_list || !config.addr_list.is_empty() || !extra_targets.is_empty();
+        if !by_udp && !name_servers.is_empty() {
+            return Ok(SearchTransport::NameServersOnly);
+        }
         SearchTransport::bind_udp(&config, extra_targets)
     }
 
@@ -1421,6 +1428,7 @@ async fn run_engine(
 
     let mut pending: HashMap<u32, Pending> = HashMap::new(); // by search_id
     let mut by_name: HashMap<String, u32> = HashMap::new(); // pv_name → search_id
+    let mut answered = Answered::default();
     let mut subscribers: Vec<mpsc::UnboundedSender<Discovered>> = Vec::new();
     // Search bucket ring (pvxs client.cpp searchBuckets[30]). Each
     // bucket holds the search_ids whose retry slot is "this bucket"
@@ -1745,6 +1753,7 @@ async fn run_engine(
                     let mut poke = false;
                     let mut pos = 0usize;
                     while pos < n {
+                        answered.look(&search_buf[pos..n], &pending, peer);
                         let consumed = handle_search_response(
                             &search_buf[pos..n],
                             &mut pending, &mut by_name, &beacons, &ignore_guids,
@@ -1771,6 +1780,7 @@ async fn run_engine(
                     let mut poke = false;
                     let mut pos = 0usize;
                     while pos < n {
+                        answered.look(&search_buf_v6[pos..n], &pending, peer);
                         let consumed = handle_search_response(
                             &search_buf_v6[pos..n],
                             &mut pending, &mut by_name, &beacons, &ignore_guids,
@@ -1861,6 +1871,7 @@ async fn run_engine(
                 // is_tcp=true so the discovery-pong path does not fire here.
                 if let Some((bytes, ns_addr)) = ns_rsp {
                     let mut poke = false;
+                    answered.look(&bytes, &pending, ns_addr);
                     handle_search_response(
                         &bytes, &mut pending, &mut by_name, &beacons, &ignore_guids,
                         &mut subscribers, &mut poke, ns_addr, true,
@@ -1909,6 +1920,7 @@ async fn run_engine(
             _ = held(&mut tick_sleep) => {
                 let now = Instant::now();
 
+                answered.forget_old();
                 // 1. Flush expired FindAll multi-window responders.
                 //    Same logic the deadline arm runs — covers the
                 //    case where the multi-deadline arm was racing against a
@@ -2445,6 +2457,51 @@ fn emit_beacon_action(
             true
         }
         BeaconAction::Update | BeaconAction::CapDropped => false,
+    }
+}
+
+/// How long a second server may take to answer the search that a first one won.
+const RIVAL_WINDOW: Duration = Duration::from_secs(10);
+
+/// Searches that were answered a short while ago: the name, who won, and when.
+#[derive(Default)]
+struct Answered(HashMap<u32, (String, SocketAddr, [u8; 12], Instant)>);
+
+impl Answered {
+    /// Look at a SEARCH_RESPONSE before it is handled: remember who answers
+    /// first, and warn once of another server (of another GUID) with the same
+    /// PV, as pvxs does (`Duplicate PV name %s from %s and %s`,
+    /// src/client.cpp:934-940).
+    fn look(&mut self, bytes: &[u8], pending: &HashMap<u32, Pending>, peer: SocketAddr) {
+        let Ok(Some((frame, _))) = try_parse_frame_role(bytes, PeerRole::Client) else {
+            return;
+        };
+        let Ok(resp) = decode_search_response(&frame) else {
+            return;
+        };
+        if !resp.found || resp.protocol != "tcp" {
+            return;
+        }
+        let server = rewrite_loopback(resp.server_addr, peer);
+        for cid in resp.cids {
+            if let Some(p) = pending.get(&cid) {
+                self.0
+                    .insert(cid, (p.pv_name.clone(), server, resp.guid, Instant::now()));
+            } else if self
+                .0
+                .get(&cid)
+                .is_some_and(|(_, _, guid, _)| *guid != resp.guid)
+                && let Some((name, first, ..)) = self.0.remove(&cid)
+            {
+                warn!(
+                    "{name} is served by {first} and by {server}; the first to answer is kept"
+                );
+            }
+        }
+    }
+
+    fn forget_old(&mut self) {
+        self.0.retain(|_, (.., at)| at.elapsed() < RIVAL_WINDOW);
     }
 }
 
