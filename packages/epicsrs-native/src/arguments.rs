@@ -107,10 +107,16 @@ impl Limit {
                 format!("connected, but no reply within {seconds} s"),
             )
         } else {
-            Error::new(
-                Kind::NotConnected,
-                format!("not connected: no server answered within {seconds} s"),
-            )
+            match link.and_then(Link::trouble) {
+                Some(trouble) => Error::new(
+                    Kind::NotConnected,
+                    format!("not connected within {seconds} s: {trouble}"),
+                ),
+                None => Error::new(
+                    Kind::NotConnected,
+                    format!("not connected: no server answered within {seconds} s"),
+                ),
+            }
         }
     }
 }
@@ -165,6 +171,7 @@ pub fn fetch(pv: &str, how: &str, elements: Option<&Bound<'_, PyAny>>) -> PyResu
         form: form(pv, how)?,
         count: count(pv, elements)?,
         cached: false,
+        string: false,
         request: None,
     })
 }
@@ -189,7 +196,14 @@ const USUAL_MASK: u16 = DBE_VALUE | 4;
 const EVERY_EVENT: u64 = 1 | 2 | 4 | 8;
 
 /// What a monitor asks for.
-pub fn wish(pv: &str, link: &Link, how: &str, mask: Option<&Bound<'_, PyAny>>, asked: Option<&str>) -> PyResult<Wish> {
+pub fn wish(
+    pv: &str,
+    link: &Link,
+    how: &str,
+    mask: Option<&Bound<'_, PyAny>>,
+    string: bool,
+    asked: Option<&str>,
+) -> PyResult<Wish> {
     let mask = match (mask, link) {
         (None, _) => USUAL_MASK,
         (Some(_), Link::Pva(_)) => {
@@ -209,6 +223,7 @@ pub fn wish(pv: &str, link: &Link, how: &str, mask: Option<&Bound<'_, PyAny>>, a
     Ok(Wish {
         form: form(pv, how)?,
         mask,
+        string,
         request: request(pv, link, asked)?,
     })
 }

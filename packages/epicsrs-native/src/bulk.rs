@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyMapping, PyString};
 
 use crate::arguments::Limit;
 use crate::channel::Channel;
 use crate::client::Client;
-use crate::convert::from_python;
 use crate::error::Error;
+use crate::given::from_python;
 use crate::link::Link;
 use crate::many::each;
 use crate::outcome::Outcome;
@@ -62,6 +63,16 @@ impl Bulk {
 
     /// One value for each channel.
     pub fn values(&self, values: &Bound<'_, PyAny>) -> PyResult<Vec<Value>> {
+        let single = values.is_instance_of::<PyString>()
+            || values.is_instance_of::<PyBytes>()
+            || values.is_instance_of::<PyMapping>();
+        if single || !values.hasattr("__iter__")? {
+            return Err(PyTypeError::new_err(format!(
+                "{}: values must be as many values as channels, not {}",
+                self.name,
+                values.get_type().name()?
+            )));
+        }
         let values: Vec<_> = values.try_iter()?.collect::<PyResult<_>>()?;
         if values.len() != self.pvs.len() {
             return Err(PyValueError::new_err(format!(

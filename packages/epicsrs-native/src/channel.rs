@@ -9,10 +9,11 @@ use pyo3::prelude::*;
 
 use crate::arguments::{self, Limit, Timeout};
 use crate::client::{Client, Opened, remember};
-use crate::convert::from_python;
+use crate::convert::exception;
 use crate::delivery::DeliveryQueue;
 use crate::error::Error;
 use crate::feed::Wish;
+use crate::given::from_python;
 use crate::guard;
 use crate::lane::Capacity;
 use crate::link::Link;
@@ -123,10 +124,12 @@ impl Channel {
         form: &str,
         count: Option<&Bound<'_, PyAny>>,
         cached: bool,
+        string: bool,
         request: Option<&str>,
     ) -> PyResult<Fetch> {
         Ok(Fetch {
             cached,
+            string,
             request: arguments::request(&self.pv, &self.link, request)?,
             ..arguments::fetch(&self.pv, form, count)?
         })
@@ -286,6 +289,8 @@ impl Channel {
     ///     count: At most so many elements of an array; all it has without. 0 is for who wants the rest only.
     ///     cached: True takes the last update of a running monitor of this PV in place of a request, where there is one
     ///         with what `form` fetches and the channel is connected; `Reading.age` tells how old it is, None for a read.
+    ///     string: True reads an array of characters (DBF_CHAR, byte, ubyte: a long string, as in `NAME.VAL$` over Channel
+    ///         Access) as the str in it, up to the first NUL.
     ///     request: pvAccess only: a pvRequest, as in "field(value,alarm)" or "record[process=true]field(value)", in place
     ///         of the one that `form` means.
     ///     timeout: Seconds for the whole call; None waits for ever.
@@ -301,26 +306,30 @@ impl Channel {
     ///     ReplyTimeoutError: Connected, but no reply within `timeout`.
     ///     AccessDeniedError: The server does not let this client read the PV.
     ///     RemoteError: The server refused; `reason` has its words.
-    ///     ValueError, TypeError: A form, count or timeout that is none, or a closed channel.
+    ///     ValueError, TypeError: A form, count or timeout that is none, a value that is no text with `string=True`, or a
+    ///         closed channel.
     ///
     /// Source: Channel Access, CA_PROTO_READ_NOTIFY with DBR_TIME and DBR_CTRL types; pvAccess, channel get.
     #[pyo3(
-        signature = (*, form = "time", count = None, cached = false, request = None, timeout = Timeout::Usual),
-        text_signature = "($self, *, form='time', count=None, cached=False, request=None, timeout=5.0)"
+        signature = (*, form = "time", count = None, cached = false, string = false, request = None, timeout = Timeout::Usual),
+        text_signature = "($self, *, form='time', count=None, cached=False, string=False, request=None, timeout=5.0)"
     )]
+    #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
     fn get(
         &self,
         py: Python<'_>,
         form: &str,
         count: Option<Bound<'_, PyAny>>,
         cached: bool,
+        string: bool,
         request: Option<&str>,
         timeout: Timeout<'_>,
     ) -> PyResult<Py<Reading>> {
         let limit = self.limit(&timeout)?;
         let link = self.link(py)?;
-        let fetch = self.fetch(form, count.as_ref(), cached, request)?;
-        let reading = match link.cached(&fetch) {
+        let fetch = self.fetch(form, count.as_ref(), cached, string, request)?;
+        let cached = link.cached(&fetch).map_err(|error| exception(py, &self.pv, &error))?;
+        let reading = match cached {
             Some(reading) => reading,
             None => block(py, &self.caller(), limit, link.get(fetch))?,
         };
@@ -329,20 +338,22 @@ impl Channel {
 
     /// Awaitable twin of `get`.
     #[pyo3(
-        signature = (*, form = "time", count = None, cached = false, request = None, timeout = Timeout::Usual),
-        text_signature = "($self, *, form='time', count=None, cached=False, request=None, timeout=5.0)"
+        signature = (*, form = "time", count = None, cached = false, string = false, request = None, timeout = Timeout::Usual),
+        text_signature = "($self, *, form='time', count=None, cached=False, string=False, request=None, timeout=5.0)"
     )]
+    #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
     fn get_async<'py>(
         &self,
         py: Python<'py>,
         form: &str,
         count: Option<Bound<'py, PyAny>>,
         cached: bool,
+        string: bool,
         request: Option<&str>,
         timeout: Timeout<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.limit(&timeout)?;
-        let fetch = self.fetch(form, count.as_ref(), cached, request)?;
+        let fetch = self.fetch(form, count.as_ref(), cached, string, request)?;
         awaitable(py, &self.caller(), limit, got(self.link(py)?, fetch))
     }
 
@@ -421,6 +432,7 @@ impl Channel {
     ///         precision, choices or limits makes an update.
     ///     mask: Channel Access only: the events that make an update, a sum of DBE_VALUE (1, a new value beyond the
     ///         record's MDEL), DBE_LOG (2, beyond ADEL), DBE_ALARM (4) and DBE_PROPERTY (8); 5 without.
+    ///     string: True makes the str of an array of characters, as for `get`.
     ///     request: pvAccess only: a pvRequest, as in "record[queueSize=10]field(value)", in place of the one that `form`
     ///         means.
     ///     delivery: Where the callback runs; native's own thread without.
@@ -441,8 +453,8 @@ impl Channel {
     ///
     /// Source: Channel Access, CA_PROTO_EVENT_ADD; pvAccess, channel monitor.
     #[pyo3(
-        signature = (callback = None, *, form = "time", mask = None, request = None, delivery = None, queue = None, queue_bytes = None, wait = true, timeout = Timeout::Usual),
-        text_signature = "($self, callback=None, *, form='time', mask=None, request=None, delivery=None, queue=1000, queue_bytes=67108864, wait=True, timeout=5.0)"
+        signature = (callback = None, *, form = "time", mask = None, string = false, request = None, delivery = None, queue = None, queue_bytes = None, wait = true, timeout = Timeout::Usual),
+        text_signature = "($self, callback=None, *, form='time', mask=None, string=False, request=None, delivery=None, queue=1000, queue_bytes=67108864, wait=True, timeout=5.0)"
     )]
     #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
     fn monitor(
@@ -451,6 +463,7 @@ impl Channel {
         callback: Option<Py<PyAny>>,
         form: &str,
         mask: Option<Bound<'_, PyAny>>,
+        string: bool,
         request: Option<&str>,
         delivery: Option<Bound<'_, PyAny>>,
         queue: Option<Bound<'_, PyAny>>,
@@ -459,7 +472,7 @@ impl Channel {
         timeout: Timeout<'_>,
     ) -> PyResult<Py<Subscription>> {
         let limit = self.limit(&timeout)?;
-        let wish = arguments::wish(&self.pv, &self.link(py)?, form, mask.as_ref(), request)?;
+        let wish = arguments::wish(&self.pv, &self.link(py)?, form, mask.as_ref(), string, request)?;
         let capacity = self.capacity(queue.as_ref(), queue_bytes.as_ref())?;
         let lane = self.queue(delivery.as_ref(), || default_queue(py))?;
         let subscription = self.subscriber(py, callback, &wish, lane, capacity)?;
@@ -473,8 +486,8 @@ impl Channel {
 
     /// Awaitable twin of `monitor`; without a delivery the callback runs in the running loop.
     #[pyo3(
-        signature = (callback = None, *, form = "time", mask = None, request = None, delivery = None, queue = None, queue_bytes = None, wait = true, timeout = Timeout::Usual),
-        text_signature = "($self, callback=None, *, form='time', mask=None, request=None, delivery=None, queue=1000, queue_bytes=67108864, wait=True, timeout=5.0)"
+        signature = (callback = None, *, form = "time", mask = None, string = false, request = None, delivery = None, queue = None, queue_bytes = None, wait = true, timeout = Timeout::Usual),
+        text_signature = "($self, callback=None, *, form='time', mask=None, string=False, request=None, delivery=None, queue=1000, queue_bytes=67108864, wait=True, timeout=5.0)"
     )]
     #[expect(clippy::too_many_arguments, reason = "Python's keyword arguments")]
     fn monitor_async<'py>(
@@ -483,6 +496,7 @@ impl Channel {
         callback: Option<Py<PyAny>>,
         form: &str,
         mask: Option<Bound<'py, PyAny>>,
+        string: bool,
         request: Option<&str>,
         delivery: Option<Bound<'py, PyAny>>,
         queue: Option<Bound<'py, PyAny>>,
@@ -491,7 +505,7 @@ impl Channel {
         timeout: Timeout<'py>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let limit = self.limit(&timeout)?;
-        let wish = arguments::wish(&self.pv, &self.link(py)?, form, mask.as_ref(), request)?;
+        let wish = arguments::wish(&self.pv, &self.link(py)?, form, mask.as_ref(), string, request)?;
         let capacity = self.capacity(queue.as_ref(), queue_bytes.as_ref())?;
         let lane = self.queue(delivery.as_ref(), || running_queue(py))?;
         let subscription = self.subscriber(py, callback, &wish, lane, capacity)?;

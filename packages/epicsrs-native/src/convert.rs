@@ -1,15 +1,14 @@
-//! Values and errors between Rust and Python.
+//! Values and errors, from Rust to Python.
 
-use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple, PyType};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyList, PyString, PyTuple, PyType};
 
+use crate::array::Array;
 use crate::error::{Error, Kind};
-use crate::exact;
 use crate::lend::lend;
-use crate::value::{Array, Choices, Text, Value};
+use crate::value::{Choices, Value};
 
 fn class<'py>(
     py: Python<'py>,
@@ -136,178 +135,5 @@ fn elements(py: Python<'_>, array: Array) -> PyResult<Py<PyAny>> {
             let texts = a.iter().map(|t| text(py, t)).collect::<PyResult<Vec<_>>>()?;
             Ok(PyList::new(py, texts)?.into_any().unbind())
         }
-    }
-}
-
-/// What a caller gave to a put, as it is; whether it fits is the link's to say.
-pub fn from_python(pv: &str, given: &Bound<'_, PyAny>) -> PyResult<Value> {
-    if let Ok(x) = given.cast::<PyBool>() {
-        return Ok(Value::Bool(x.is_true()));
-    }
-    if given.is_instance_of::<PyInt>() {
-        return whole(pv, given);
-    }
-    if let Ok(x) = given.cast::<PyFloat>() {
-        return Ok(Value::Float(x.value()));
-    }
-    if let Ok(x) = given.cast::<PyString>() {
-        return Ok(Value::Text(bytes_of(pv, x)?));
-    }
-    if let Ok(x) = given.cast::<PyBytes>() {
-        return Ok(Value::Array(Array::U8(exact::elements(x.as_bytes().to_vec()))));
-    }
-    if let Ok(x) = given.cast::<PyByteArray>() {
-        return Ok(Value::Array(Array::U8(exact::elements(x.to_vec()))));
-    }
-    if given.is_instance_of::<PyList>() || given.is_instance_of::<PyTuple>() {
-        return sequence(pv, given);
-    }
-    if let Ok(given) = given.cast::<PyDict>() {
-        return structure(pv, given);
-    }
-    if given.hasattr("dtype")? && given.hasattr("tolist")? {
-        return numpy(pv, given);
-    }
-    Err(refused(pv, given, "is nothing that EPICS can hold"))
-}
-
-/// Fields by name, of a structure or of a table's columns.
-fn structure(pv: &str, given: &Bound<'_, PyDict>) -> PyResult<Value> {
-    let fields = given.iter().map(|(name, value)| match name.cast::<PyString>() {
-        Ok(name) => Ok((name.to_str()?.to_owned(), from_python(pv, &value)?)),
-        Err(_) => Err(refused(pv, &name, "is no field's name")),
-    });
-    Ok(Value::Structure {
-        id: String::new(),
-        fields: fields.collect::<PyResult<_>>()?,
-    })
-}
-
-fn refused(pv: &str, given: &Bound<'_, PyAny>, why: &str) -> PyErr {
-    let shown = given
-        .repr()
-        .map_or_else(|_| "a value".to_owned(), |r| shorten(&r.to_string()));
-    PyTypeError::new_err(format!("{pv}: {shown} of type {} {why}", type_of(given)))
-}
-
-fn type_of(given: &Bound<'_, PyAny>) -> String {
-    given
-        .get_type()
-        .name()
-        .map_or_else(|_| "unknown".to_owned(), |name| name.to_string())
-}
-
-/// Enough of a repr to know the value by.
-fn shorten(shown: &str) -> String {
-    const MOST: usize = 80;
-    if shown.chars().count() <= MOST {
-        return shown.to_owned();
-    }
-    shown.chars().take(MOST).chain("…".chars()).collect()
-}
-
-fn whole(pv: &str, given: &Bound<'_, PyAny>) -> PyResult<Value> {
-    if let Ok(x) = given.extract::<i64>() {
-        return Ok(Value::Int(x));
-    }
-    match given.extract::<u64>() {
-        Ok(x) => Ok(Value::UInt(x)),
-        Err(_) => Err(PyValueError::new_err(format!(
-            "{pv}: {} is larger than any EPICS integer",
-            given
-                .repr()
-                .map_or_else(|_| "an int".to_owned(), |r| shorten(&r.to_string()))
-        ))),
-    }
-}
-
-fn bytes_of(pv: &str, given: &Bound<'_, PyString>) -> PyResult<Text> {
-    if let Ok(text) = given.to_str() {
-        return Ok(text.as_bytes().to_vec());
-    }
-    match given.call_method1("encode", ("utf-8", "surrogateescape")) {
-        Ok(bytes) => Ok(bytes.cast::<PyBytes>()?.as_bytes().to_vec()),
-        Err(_) => Err(PyValueError::new_err(format!(
-            "{pv}: {} is no text that can be sent",
-            given.repr()?
-        ))),
-    }
-}
-
-fn sequence(pv: &str, given: &Bound<'_, PyAny>) -> PyResult<Value> {
-    let items = given.try_iter()?.collect::<PyResult<Vec<_>>>()?;
-    if items.is_empty() {
-        return Ok(Value::Array(Array::Text(Vec::new())));
-    }
-    if items.iter().all(|item| item.is_instance_of::<PyString>()) {
-        let texts = items
-            .iter()
-            .map(|item| bytes_of(pv, item.cast::<PyString>()?))
-            .collect::<PyResult<Vec<_>>>()?;
-        return Ok(Value::Array(Array::Text(texts)));
-    }
-    if items.iter().any(|item| item.is_instance_of::<PyString>()) {
-        return Err(refused(pv, given, "mixes strings and numbers"));
-    }
-    if items
-        .iter()
-        .all(|item| item.is_instance_of::<PyInt>() && !item.is_instance_of::<PyBool>())
-    {
-        return integers(pv, &items);
-    }
-    numpy(pv, &given.py().import("numpy")?.call_method1("asarray", (given,))?)
-}
-
-/// Not through numpy, which makes floats of integers that share no type.
-fn integers(pv: &str, items: &[Bound<'_, PyAny>]) -> PyResult<Value> {
-    if let Ok(signed) = items.iter().map(|item| item.extract()).collect::<PyResult<Vec<i64>>>() {
-        return Ok(Value::Array(Array::I64(exact::elements(signed))));
-    }
-    match items.iter().map(|item| item.extract()).collect::<PyResult<Vec<u64>>>() {
-        Ok(unsigned) => Ok(Value::Array(Array::U64(exact::elements(unsigned)))),
-        Err(_) => Err(PyValueError::new_err(format!(
-            "{pv}: a list of integers that no EPICS type holds together"
-        ))),
-    }
-}
-
-/// A numpy scalar or array.
-fn numpy(pv: &str, given: &Bound<'_, PyAny>) -> PyResult<Value> {
-    let dimensions: usize = given.getattr("ndim")?.extract()?;
-    if dimensions == 0 {
-        return match given.call_method0("item")? {
-            item if item.hasattr("dtype")? => Err(refused(pv, given, "is nothing that EPICS can hold")),
-            item => from_python(pv, &item),
-        };
-    }
-    if dimensions > 1 {
-        return Err(PyValueError::new_err(format!(
-            "{pv}: an array of {dimensions} dimensions, EPICS arrays have one"
-        )));
-    }
-    macro_rules! typed {
-        ($($type:ty => $array:ident),*) => {$(
-            if let Ok(array) = given.cast::<PyArray1<$type>>() {
-                let array: PyReadonlyArray1<'_, $type> = array.readonly();
-                return Ok(Value::Array(Array::$array(exact::elements(array.as_array().to_vec()))));
-            }
-        )*};
-    }
-    typed!(f64 => F64, f32 => F32, i32 => I32, u32 => U32, i64 => I64, u64 => U64, i16 => I16, u16 => U16, i8 => I8,
-        u8 => U8, bool => Bool);
-    let dtype = given.getattr("dtype")?;
-    match dtype.getattr("kind")?.extract::<char>()? {
-        'U' => sequence(pv, &given.call_method0("tolist")?),
-        // Another byte order, or half precision, which a float holds exactly.
-        'f' if dtype.getattr("itemsize")?.extract::<usize>()? == 2 => {
-            numpy(pv, &given.call_method1("astype", ("float32",))?)
-        }
-        'f' | 'i' | 'u' if !dtype.getattr("isnative")?.extract::<bool>()? => numpy(
-            pv,
-            &given.call_method1("astype", (dtype.call_method1("newbyteorder", ("=",))?,))?,
-        ),
-        _ => Err(PyTypeError::new_err(format!(
-            "{pv}: an array of {dtype}, which EPICS cannot hold"
-        ))),
     }
 }

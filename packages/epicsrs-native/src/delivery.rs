@@ -123,8 +123,12 @@ impl DeliveryQueue {
             if !due.is_empty() || records.is_some() {
                 let calls = PyList::new(py, records)?;
                 for one in due {
-                    if let Some(call) = one.into_python(py)? {
-                        calls.append(call)?;
+                    let pv = one.pv();
+                    match one.into_python(py) {
+                        Ok(Some(call)) => calls.append(call)?,
+                        Ok(None) => {}
+                        // It is logged in its turn, and the rest of the batch goes on.
+                        Err(error) => calls.append((unreadable(py)?, (&*pv, error.into_value(py)), py.None()))?,
                     }
                 }
                 return Ok(Some(calls));
@@ -155,6 +159,11 @@ impl DeliveryQueue {
     fn close(&self) {
         self.queue.close();
     }
+}
+
+/// Logs what could not be made into Python.
+fn unreadable(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    py.import("epicsrs_native.delivery")?.getattr("unreadable")
 }
 
 fn is_main_thread(py: Python<'_>) -> PyResult<bool> {

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::array::{Array, Elements};
 use crate::error::Error;
-use crate::value::{Array, Elements, Text, Value};
+use crate::value::{Text, Value};
 
 /// Any number that a caller or a server can have, without loss.
 #[derive(Clone, Copy, Debug)]
@@ -36,8 +37,7 @@ macro_rules! integers {
             fn fit(number: Number) -> Option<Self> {
                 match number {
                     Number::Int(i) => i.try_into().ok(),
-                    // 2^63 is past every integer that a float holds exactly and a wire type has.
-                    Number::Float(f) if f.fract() == 0.0 && f.abs() < 1.0e19 => (f as i128).try_into().ok(),
+                    Number::Float(f) if f.fract() == 0.0 => (f as i128).try_into().ok(),
                     Number::Float(_) => None,
                 }
             }
@@ -105,13 +105,18 @@ pub fn number(value: &Value) -> Result<Number, Error> {
             "{:?} is text, the PV is a number",
             String::from_utf8_lossy(text)
         ))),
-        Value::Array(array) => Err(Error::wrong_type(format!(
-            "an array of {} elements, the PV is a scalar",
-            array.len()
-        ))),
-        Value::Structure { .. } | Value::Table { .. } | Value::Image { .. } | Value::List(_) | Value::Nothing => {
-            Err(Error::wrong_type("a structure, the PV is a number"))
-        }
+        other => Err(misplaced(other, "a number")),
+    }
+}
+
+fn misplaced(value: &Value, pv: &str) -> Error {
+    match value {
+        Value::Array(array) => Error::wrong_type(format!("an array of {} elements, the PV is a scalar", array.len())),
+        Value::Image { shape, .. } => Error::value(format!(
+            "an array of {} dimensions, the PV's arrays have one",
+            shape.len()
+        )),
+        other => Error::wrong_type(format!("{}, the PV is {pv}", other.kind())),
     }
 }
 
@@ -130,16 +135,12 @@ pub fn text(value: Value) -> Result<Text, Error> {
             String::from_utf8_lossy(&text)
         ))),
         Value::Text(text) => Ok(text),
-        Value::Array(array) => Err(Error::wrong_type(format!(
-            "an array of {} elements, the PV is a string",
-            array.len()
-        ))),
         other => match number(&other) {
             Ok(number) => Err(Error::wrong_type(format!(
                 "{} is a number, the PV is a string",
                 number.show()
             ))),
-            Err(_) => Err(Error::wrong_type("a structure, the PV is a string")),
+            Err(_) => Err(misplaced(&other, "a string")),
         },
     }
 }
@@ -210,6 +211,8 @@ mod tests {
         assert_eq!(i32::fit(Number::Float(f64::NAN)), None);
         assert_eq!(i32::fit(Number::Float(f64::INFINITY)), None);
         assert_eq!(u64::fit(Number::Int(i128::from(u64::MAX))), Some(u64::MAX));
+        assert_eq!(u64::fit(Number::Float(1.0e19)), Some(10_000_000_000_000_000_000));
+        assert_eq!(u64::fit(Number::Float(1.0e20)), None);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub struct Wish {
     pub form: Form,
     /// Channel Access: the events that make an update (DBE bits of caeventmask.h).
     pub mask: u16,
+    /// An array of characters is the text in it.
+    pub string: bool,
     /// pvAccess: a pvRequest in place of the one that `form` means.
     pub request: Option<Arc<str>>,
 }
@@ -76,7 +78,8 @@ impl Feeds {
     /// The last update that has what `form` fetches, of a running monitor that is told each value.
     pub fn last(&self, form: Form) -> Option<Arc<Reading>> {
         let feeds = self.0.lock();
-        let serves = |wish: &Wish| wish.request.is_none() && wish.form >= form && wish.mask & DBE_VALUE != 0;
+        let serves =
+            |wish: &Wish| wish.request.is_none() && !wish.string && wish.form >= form && wish.mask & DBE_VALUE != 0;
         let mut serving = feeds.iter().filter(|feed| serves(&feed.wish));
         serving.find_map(|feed| feed.state.lock().last.clone())
     }
@@ -138,6 +141,12 @@ impl Feed {
 
     pub fn update(&self, mut reading: Reading) {
         reading.received = Some(Instant::now());
+        if self.wish.string {
+            reading.value = match reading.value.into_string() {
+                Ok(text) => text,
+                Err(error) => return self.fail(&error),
+            };
+        }
         send(&mut self.state.lock(), reading);
     }
 

@@ -5,7 +5,7 @@ use numpy::ndarray::ArrayView1;
 use numpy::{Element, PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
-use crate::value::Elements;
+use crate::array::Elements;
 
 /// Keeps the lent elements alive: numpy holds it as the array's base.
 #[pyclass(frozen, name = "Elements", module = "epicsrs_native._native")]

@@ -4,6 +4,7 @@
 use pyo3::prelude::*;
 
 mod arguments;
+mod array;
 mod bulk;
 mod ca;
 mod channel;
@@ -18,6 +19,7 @@ mod error;
 mod events;
 mod exact;
 mod feed;
+mod given;
 mod guard;
 mod lane;
 mod lend;

@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::events::Events;
 use crate::feed::{Feed, Feeds};
 use crate::pva::PvaLink;
-use crate::value::{Fetch, Reading, Value};
+use crate::value::{Fetch, Form, Reading, Value};
 
 #[derive(Clone)]
 pub enum Link {
@@ -23,6 +23,8 @@ pub struct Info {
     pub count: Option<u64>,
     pub readable: Option<bool>,
     pub writable: Option<bool>,
+    /// "connected", or "unresponsive".
+    pub circuit: &'static str,
     /// pvAccess: the types of all fields.
     pub structure: Option<Value>,
 }
@@ -49,31 +51,60 @@ impl Link {
         }
     }
 
+    /// What keeps a channel down, where something is known of it.
+    pub fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Ca(link) => link.trouble(),
+            Self::Pva(link) => link
+                .refusal()
+                .map(|words| format!("the server refused the channel: {words}")),
+        }
+    }
+
     pub async fn connect(self) -> Result<(), Error> {
         self.events().wait_connected().await;
         Ok(())
     }
 
     pub async fn get(self, fetch: Fetch) -> Result<Reading, Error> {
-        if let Some(reading) = self.cached(&fetch) {
+        if let Some(reading) = self.cached(&fetch)? {
             return Ok(reading);
         }
-        match self {
+        let string = fetch.string;
+        let mut reading = match self {
             Self::Ca(link) => link.get(fetch.form, fetch.count).await,
             // On the heap: a call of the other arm is not to carry its size.
             Self::Pva(link) => Box::pin(async move { link.get(fetch).await }).await,
+        }?;
+        if string {
+            reading.value = reading.value.into_string()?;
         }
+        Ok(reading)
     }
 
     /// What a running monitor of the connected channel has brought, where that will do.
-    pub fn cached(&self, fetch: &Fetch) -> Option<Reading> {
-        let last = fetch.cached.then(|| self.feeds().last(fetch.form)).flatten()?;
-        let mut reading = (*last).clone();
-        reading.value = match fetch.count {
-            Some(count) => reading.value.first(count as usize),
-            None => reading.value,
+    pub fn cached(&self, fetch: &Fetch) -> Result<Option<Reading>, Error> {
+        let Some(last) = fetch.cached.then(|| self.feeds().last(fetch.form)).flatten() else {
+            return Ok(None);
         };
-        Some(reading)
+        let mut reading = match fetch.form {
+            Form::Value => Reading {
+                received: last.received,
+                ..Reading::bare(last.value.clone())
+            },
+            Form::Time => Reading {
+                metadata: None,
+                ..(*last).clone()
+            },
+            Form::Ctrl => (*last).clone(),
+        };
+        if let Some(count) = fetch.count {
+            reading.value = reading.value.first(count as usize);
+        }
+        if fetch.string {
+            reading.value = reading.value.into_string()?;
+        }
+        Ok(Some(reading))
     }
 
     pub async fn put(self, value: Value, wait: bool, request: Option<Arc<str>>) -> Result<(), Error> {

@@ -274,6 +274,18 @@ pub enum Due {
 }
 
 impl Due {
+    /// Whose it is; "" where it belongs to no PV.
+    pub fn pv(&self) -> Arc<str> {
+        match self {
+            Self::Update(subscriber, _) | Self::Item(Item::Next(subscriber, _) | Item::Update(subscriber)) => {
+                subscriber.pv.clone()
+            }
+            Self::Item(Item::Completion(_, pv, _)) => pv.clone(),
+            Self::Item(Item::Event(watcher, _)) => watcher.pv.clone(),
+            Self::Item(Item::Call(..)) => "".into(),
+        }
+    }
+
     /// What Python has to call; None where nothing is left to do.
     pub fn into_python(self, py: Python<'_>) -> PyResult<Option<Bound<'_, PyTuple>>> {
         match self {

@@ -10,7 +10,9 @@ use crate::convert::{choices, text, to_python};
 use crate::{link, value};
 
 /// A PV's value, alarm and time at one moment.
-#[pyclass(frozen, module = "epicsrs_native._native")]
+///
+/// For type checkers `Reading[Metadata]` has metadata, `Reading[None]` has none, `Reading` may have.
+#[pyclass(frozen, generic, module = "epicsrs_native._native")]
 pub struct Reading {
     value: Py<PyAny>,
     alarm: Option<value::Alarm>,
@@ -148,6 +150,11 @@ impl Metadata {
         self.0.description.as_ref().map(|d| text(py, d)).transpose()
     }
 
+    /// Equal when they say the same; NaN is the same as NaN.
+    fn __eq__(&self, other: &Self) -> bool {
+        self.0.same(&other.0)
+    }
+
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
         let shown = |value: Option<Bound<'_, PyAny>>| match value {
             Some(value) => value.repr().map(|r| r.to_string()),
@@ -190,6 +197,11 @@ impl Limits {
     #[getter]
     fn alarm(&self) -> value::Pair {
         self.0.alarm
+    }
+
+    /// Equal when all pairs are; NaN is the same as NaN.
+    fn __eq__(&self, other: &Self) -> bool {
+        self.0.same(&other.0)
     }
 
     fn __repr__(&self) -> String {
@@ -268,6 +280,13 @@ impl Info {
     #[getter]
     fn writable(&self) -> Option<bool> {
         self.info.writable
+    }
+
+    /// "connected"; over Channel Access also "unresponsive": the circuit is open and its server does not answer, not even
+    /// an echo, and the channel is down until it does. The rest is what was known last.
+    #[getter]
+    fn circuit(&self) -> &str {
+        self.info.circuit
     }
 
     /// pvAccess: the types of all fields of the channel's structure, by name, nested; None on Channel Access.

@@ -149,7 +149,10 @@ impl Subscriber {
         }
         if let Some(reading) = self.lane.take() {
             let reading = Arc::try_unwrap(reading).unwrap_or_else(|shared| (*shared).clone());
-            operation.call_method1("set_result", (Reading::new(py, reading)?,))?;
+            match Reading::new(py, reading) {
+                Ok(reading) => operation.call_method1("set_result", (reading,))?,
+                Err(error) => operation.call_method1("set_exception", (error.into_value(py),))?,
+            };
         } else if let Stage::Failed(error) = &*self.stage.borrow() {
             operation.call_method1("set_exception", (exception(py, &self.pv, error).into_value(py),))?;
         } else if self.lane.closed() {
@@ -171,7 +174,9 @@ impl Opened for Subscriber {
 }
 
 /// A running monitor; it lives until it is closed or its channel's client is shut down.
-#[pyclass(frozen, module = "epicsrs_native._native")]
+///
+/// For type checkers `Subscription[Metadata]` brings readings with metadata, `Subscription[None]` without.
+#[pyclass(frozen, generic, module = "epicsrs_native._native")]
 pub struct Subscription(pub Arc<Subscriber>);
 
 impl Drop for Subscription {

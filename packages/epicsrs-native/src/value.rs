@@ -3,30 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::array::Array;
+use crate::error::Error;
+
 /// Text as it came off the wire; usually UTF-8, never checked to be.
 pub type Text = Vec<u8>;
 
 /// An enum's labels, in the order of its indices.
 pub type Choices = Arc<[Text]>;
-
-/// Elements decoded once and shared from then on: numpy borrows them.
-pub type Elements<T> = Arc<dyn AsRef<[T]> + Send + Sync>;
-
-#[derive(Clone)]
-pub enum Array {
-    Bool(Elements<bool>),
-    I8(Elements<i8>),
-    U8(Elements<u8>),
-    I16(Elements<i16>),
-    U16(Elements<u16>),
-    I32(Elements<i32>),
-    U32(Elements<u32>),
-    I64(Elements<i64>),
-    U64(Elements<u64>),
-    F32(Elements<f32>),
-    F64(Elements<f64>),
-    Text(Vec<Text>),
-}
 
 #[derive(Clone)]
 pub enum Value {
@@ -78,6 +62,8 @@ pub struct Fetch {
     pub count: Option<u32>,
     /// The last update of a running monitor will do.
     pub cached: bool,
+    /// An array of characters is the text in it.
+    pub string: bool,
     /// pvAccess: a pvRequest in place of the one that `form` means.
     pub request: Option<Arc<str>>,
 }
@@ -116,7 +102,7 @@ fn bits(pair: Pair) -> Option<(u64, u64)> {
 }
 
 impl Limits {
-    fn same(&self, other: &Self) -> bool {
+    pub fn same(&self, other: &Self) -> bool {
         [
             (self.display, other.display),
             (self.control, other.control),
@@ -174,110 +160,57 @@ impl Reading {
     }
 }
 
-fn bytes<T>(elements: &Elements<T>) -> usize {
-    size_of_val((**elements).as_ref())
-}
-
-impl Array {
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Bool(a) => (**a).as_ref().len(),
-            Self::I8(a) => (**a).as_ref().len(),
-            Self::U8(a) => (**a).as_ref().len(),
-            Self::I16(a) => (**a).as_ref().len(),
-            Self::U16(a) => (**a).as_ref().len(),
-            Self::I32(a) => (**a).as_ref().len(),
-            Self::U32(a) => (**a).as_ref().len(),
-            Self::I64(a) => (**a).as_ref().len(),
-            Self::U64(a) => (**a).as_ref().len(),
-            Self::F32(a) => (**a).as_ref().len(),
-            Self::F64(a) => (**a).as_ref().len(),
-            Self::Text(a) => a.len(),
-        }
-    }
-
-    fn heap_bytes(&self) -> usize {
-        match self {
-            Self::Bool(a) => bytes(a),
-            Self::I8(a) => bytes(a),
-            Self::U8(a) => bytes(a),
-            Self::I16(a) => bytes(a),
-            Self::U16(a) => bytes(a),
-            Self::I32(a) => bytes(a),
-            Self::U32(a) => bytes(a),
-            Self::I64(a) => bytes(a),
-            Self::U64(a) => bytes(a),
-            Self::F32(a) => bytes(a),
-            Self::F64(a) => bytes(a),
-            Self::Text(a) => a.iter().map(|text| text.len() + size_of::<Text>()).sum(),
-        }
-    }
-}
-
-/// Elements of which only the first are shown.
-struct First<T: 'static>(Elements<T>, usize);
-
-impl<T: 'static> AsRef<[T]> for First<T> {
-    fn as_ref(&self) -> &[T] {
-        let all = (*self.0).as_ref();
-        all.get(..self.1).unwrap_or(all)
-    }
-}
-
-fn cut<T: Send + Sync + 'static>(elements: Elements<T>, count: usize) -> Elements<T> {
-    Arc::new(First(elements, count))
-}
-
-fn ends_in_zero<T: Default + PartialEq>(elements: &Elements<T>) -> bool {
-    (**elements).as_ref().last().is_some_and(|last| *last == T::default())
-}
-
-impl Array {
-    fn first(self, count: usize) -> Self {
-        match self {
-            Self::Bool(a) => Self::Bool(cut(a, count)),
-            Self::I8(a) => Self::I8(cut(a, count)),
-            Self::U8(a) => Self::U8(cut(a, count)),
-            Self::I16(a) => Self::I16(cut(a, count)),
-            Self::U16(a) => Self::U16(cut(a, count)),
-            Self::I32(a) => Self::I32(cut(a, count)),
-            Self::U32(a) => Self::U32(cut(a, count)),
-            Self::I64(a) => Self::I64(cut(a, count)),
-            Self::U64(a) => Self::U64(cut(a, count)),
-            Self::F32(a) => Self::F32(cut(a, count)),
-            Self::F64(a) => Self::F64(cut(a, count)),
-            Self::Text(mut a) => {
-                a.truncate(count);
-                Self::Text(a)
-            }
-        }
-    }
-
-    /// Whether the last element is zero or an empty text.
-    pub fn ends_in_zero(&self) -> bool {
-        match self {
-            Self::Bool(a) => ends_in_zero(a),
-            Self::I8(a) => ends_in_zero(a),
-            Self::U8(a) => ends_in_zero(a),
-            Self::I16(a) => ends_in_zero(a),
-            Self::U16(a) => ends_in_zero(a),
-            Self::I32(a) => ends_in_zero(a),
-            Self::U32(a) => ends_in_zero(a),
-            Self::I64(a) => ends_in_zero(a),
-            Self::U64(a) => ends_in_zero(a),
-            Self::F32(a) => ends_in_zero(a),
-            Self::F64(a) => ends_in_zero(a),
-            Self::Text(a) => a.last().is_some_and(Vec::is_empty),
-        }
-    }
-}
-
 impl Value {
     /// The first `count` elements of an array; a scalar as it is.
     pub fn first(self, count: usize) -> Self {
         match self {
             Self::Array(array) => Self::Array(array.first(count)),
             other => other,
+        }
+    }
+
+    /// The element of an array of one, for a scalar; anything else as it is.
+    pub fn single(self) -> Self {
+        match self {
+            Self::Array(array) if array.len() == 1 => match array.into_values().pop() {
+                Some(element) => element,
+                None => Self::Nothing,
+            },
+            other => other,
+        }
+    }
+
+    /// The text in an array of characters, up to the first NUL (a long string); text as it is.
+    pub fn into_string(self) -> Result<Self, Error> {
+        let bytes: Text = match &self {
+            Self::Text(_) => return Ok(self),
+            Self::Array(Array::U8(a)) => (**a).as_ref().to_vec(),
+            Self::Array(Array::I8(a)) => (**a).as_ref().iter().map(|c| c.cast_unsigned()).collect(),
+            other => {
+                return Err(Error::wrong_type(format!(
+                    "its value is {}, and string=True reads text and arrays of characters only",
+                    other.kind()
+                )));
+            }
+        };
+        let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+        Ok(Self::Text(bytes.get(..end).unwrap_or_default().to_vec()))
+    }
+
+    /// What it is, for an error.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Bool(_) => "a bool",
+            Self::Int(_) | Self::UInt(_) => "an int",
+            Self::Float(_) => "a float",
+            Self::Text(_) => "text",
+            Self::Array(_) => "an array",
+            Self::Enum { .. } => "an enum (its label is text)",
+            Self::Structure { .. } => "a structure",
+            Self::Table { .. } => "a table",
+            Self::Image { .. } => "an image",
+            Self::List(_) => "a list of several kinds of things",
+            Self::Nothing => "nothing",
         }
     }
 
@@ -295,8 +228,8 @@ impl Value {
     pub fn heap_bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
-            Self::Array(array) => array.heap_bytes(),
-            Self::Image { array, .. } => array.heap_bytes(),
+            Self::Array(array) => array.size(),
+            Self::Image { array, .. } => array.size(),
             Self::Structure { fields, .. } | Self::Table { fields, .. } => fields
                 .iter()
                 .map(|(name, value)| size_of::<(String, Value)>() + name.len() + value.heap_bytes())

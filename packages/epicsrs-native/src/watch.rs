@@ -23,7 +23,7 @@ pub enum Wanted {
 }
 
 pub struct Watcher {
-    pv: Arc<str>,
+    pub pv: Arc<str>,
     link: Link,
     wanted: Wanted,
     /// Let go of when it is closed: what it belongs to may hold this.

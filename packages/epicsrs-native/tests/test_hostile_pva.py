@@ -115,7 +115,6 @@ def test_a_refusal_carries_the_words_of_the_server(served: Served, call: Call) -
     assert channel.connected
 
 
-@pytest.mark.xfail(reason="The channel is not connected, which does not say why.")
 def test_a_refused_channel_carries_the_words_of_the_server(served: Served, call: Call) -> None:
     assert "not for you" in refused(call, served("refused"), NotConnectedError)
 

@@ -83,7 +83,6 @@ def test_name_servers_alone_find_and_serve_a_pv(here: Ioc, protocol: str) -> Non
         assert (asked.ask("caught_panic_count"), asked.errors) == (0, "")
 
 
-@pytest.mark.xfail(reason="The searches by UDP have their sockets even where nobody is searched by UDP.")
 def test_name_servers_alone_need_no_udp_socket(here: Ioc, protocol: str) -> None:
     with client(ONLY_NAME_SERVERS) as asked:
         asked.ask("get", here.pv("double", protocol))
@@ -167,13 +166,6 @@ def test_of_two_servers_the_first_to_answer_is_kept(here: Ioc, there: Ioc, proto
         assert asked.ask("info", here.pv("double", protocol))["address"] == found
 
 
-NOT_OVER_PVA = [
-    "ca",
-    pytest.param("pva", marks=pytest.mark.xfail(reason="The second server's reply to a search is dropped unseen.")),
-]
-
-
-@pytest.mark.parametrize("protocol", NOT_OVER_PVA)
 def test_two_servers_of_one_pv_are_warned_of_once(here: Ioc, there: Ioc, protocol: str) -> None:
     there.start()
     with client(NETWORK.client(HERE, THERE)) as asked:

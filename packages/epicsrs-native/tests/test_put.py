@@ -46,6 +46,11 @@ PUTS: list[tuple[Any, ...]] = [
     ("put_choice", "Idle", 0),
     ("put_choice", 1),
     ("put_choice", EnumValue(2), 2),
+    ("put_double", [2.5], 2.5),
+    ("put_long", np.array([6]), 6),
+    ("put_string", ["alone"], "alone"),
+    ("put_binary", [1], 1),
+    ("put_choice", ["Fault"], 2),
     ("put_double.PREC", 4),
     ("put_double.PINI", "RUNNING", 3),
 ]

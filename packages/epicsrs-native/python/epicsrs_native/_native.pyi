@@ -1,9 +1,10 @@
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, ParamSpec, Self, TypeAlias, TypeVar, final, overload
+from types import GenericAlias
+from typing import Any, Generic, Literal, ParamSpec, Self, TypeAlias, final, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from typing_extensions import disjoint_base
+from typing_extensions import TypeVar, disjoint_base
 
 from epicsrs_native.errors import EpicsError
 from epicsrs_native.operation import Operation
@@ -33,8 +34,11 @@ __all__ = [
 ]
 
 _Form: TypeAlias = Literal["value", "time", "ctrl"]
+_Plain: TypeAlias = Literal["value", "time"]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+# What a reading has of metadata: with form="ctrl" all, with another form nothing.
+_M = TypeVar("_M", bound=Metadata | None, default=Metadata | None, covariant=True)
 
 ABI: tuple[int, int]
 __version__: str
@@ -56,11 +60,31 @@ class Context:
         self, channels: Iterable[Channel], *, timeout: float | None = 5.0
     ) -> Operation[list[EpicsError | None]]: ...
     @overload
+    def get_many(  # pyright: ignore[reportOverlappingOverload]
+        self,
+        channels: Iterable[Channel],
+        *,
+        form: _Plain = "time",
+        count: int | None = None,
+        columns: Literal[False] = False,
+        timeout: float | None = 5.0,
+    ) -> list[Reading[None] | EpicsError]: ...
+    @overload
+    def get_many(  # pyright: ignore[reportOverlappingOverload]
+        self,
+        channels: Iterable[Channel],
+        *,
+        form: Literal["ctrl"],
+        count: int | None = None,
+        columns: Literal[False] = False,
+        timeout: float | None = 5.0,
+    ) -> list[Reading[Metadata] | EpicsError]: ...
+    @overload
     def get_many(
         self,
         channels: Iterable[Channel],
         *,
-        form: _Form = "time",
+        form: _Form,
         count: int | None = None,
         columns: Literal[False] = False,
         timeout: float | None = 5.0,
@@ -76,11 +100,31 @@ class Context:
         timeout: float | None = 5.0,
     ) -> Columns: ...
     @overload
+    def get_many_async(  # pyright: ignore[reportOverlappingOverload]
+        self,
+        channels: Iterable[Channel],
+        *,
+        form: _Plain = "time",
+        count: int | None = None,
+        columns: Literal[False] = False,
+        timeout: float | None = 5.0,
+    ) -> Operation[list[Reading[None] | EpicsError]]: ...
+    @overload
+    def get_many_async(  # pyright: ignore[reportOverlappingOverload]
+        self,
+        channels: Iterable[Channel],
+        *,
+        form: Literal["ctrl"],
+        count: int | None = None,
+        columns: Literal[False] = False,
+        timeout: float | None = 5.0,
+    ) -> Operation[list[Reading[Metadata] | EpicsError]]: ...
+    @overload
     def get_many_async(
         self,
         channels: Iterable[Channel],
         *,
-        form: _Form = "time",
+        form: _Form,
         count: int | None = None,
         columns: Literal[False] = False,
         timeout: float | None = 5.0,
@@ -140,21 +184,69 @@ class Channel:
     def refused(self) -> int: ...
     def connect(self, *, timeout: float | None = 5.0) -> None: ...
     def connect_async(self, *, timeout: float | None = 5.0) -> Operation[None]: ...
+    @overload
     def get(
         self,
         *,
-        form: _Form = "time",
+        form: _Plain = "time",
         count: int | None = None,
         cached: bool = False,
+        string: bool = False,
+        request: str | None = None,
+        timeout: float | None = 5.0,
+    ) -> Reading[None]: ...
+    @overload
+    def get(
+        self,
+        *,
+        form: Literal["ctrl"],
+        count: int | None = None,
+        cached: bool = False,
+        string: bool = False,
+        request: str | None = None,
+        timeout: float | None = 5.0,
+    ) -> Reading[Metadata]: ...
+    @overload
+    def get(
+        self,
+        *,
+        form: _Form,
+        count: int | None = None,
+        cached: bool = False,
+        string: bool = False,
         request: str | None = None,
         timeout: float | None = 5.0,
     ) -> Reading: ...
+    @overload
+    def get_async(  # pyright: ignore[reportOverlappingOverload]
+        self,
+        *,
+        form: _Plain = "time",
+        count: int | None = None,
+        cached: bool = False,
+        string: bool = False,
+        request: str | None = None,
+        timeout: float | None = 5.0,
+    ) -> Operation[Reading[None]]: ...
+    @overload
+    def get_async(  # pyright: ignore[reportOverlappingOverload]
+        self,
+        *,
+        form: Literal["ctrl"],
+        count: int | None = None,
+        cached: bool = False,
+        string: bool = False,
+        request: str | None = None,
+        timeout: float | None = 5.0,
+    ) -> Operation[Reading[Metadata]]: ...
+    @overload
     def get_async(
         self,
         *,
-        form: _Form = "time",
+        form: _Form,
         count: int | None = None,
         cached: bool = False,
+        string: bool = False,
         request: str | None = None,
         timeout: float | None = 5.0,
     ) -> Operation[Reading]: ...
@@ -164,12 +256,44 @@ class Channel:
     def put_async(
         self, value: object, *, wait: bool = True, request: str | None = None, timeout: float | None = 5.0
     ) -> Operation[None]: ...
+    @overload
+    def monitor(
+        self,
+        callback: Callable[[Reading[None]], object] | None = None,
+        *,
+        form: _Plain = "time",
+        mask: int | None = None,
+        string: bool = False,
+        request: str | None = None,
+        delivery: DeliveryQueue | None = None,
+        queue: int = 1000,
+        queue_bytes: int = 67108864,
+        wait: bool = True,
+        timeout: float | None = 5.0,
+    ) -> Subscription[None]: ...
+    @overload
+    def monitor(
+        self,
+        callback: Callable[[Reading[Metadata]], object] | None = None,
+        *,
+        form: Literal["ctrl"],
+        mask: int | None = None,
+        string: bool = False,
+        request: str | None = None,
+        delivery: DeliveryQueue | None = None,
+        queue: int = 1000,
+        queue_bytes: int = 67108864,
+        wait: bool = True,
+        timeout: float | None = 5.0,
+    ) -> Subscription[Metadata]: ...
+    @overload
     def monitor(
         self,
         callback: Callable[[Reading], object] | None = None,
         *,
-        form: _Form = "time",
+        form: _Form,
         mask: int | None = None,
+        string: bool = False,
         request: str | None = None,
         delivery: DeliveryQueue | None = None,
         queue: int = 1000,
@@ -177,12 +301,44 @@ class Channel:
         wait: bool = True,
         timeout: float | None = 5.0,
     ) -> Subscription: ...
+    @overload
+    def monitor_async(  # pyright: ignore[reportOverlappingOverload]
+        self,
+        callback: Callable[[Reading[None]], object] | None = None,
+        *,
+        form: _Plain = "time",
+        mask: int | None = None,
+        string: bool = False,
+        request: str | None = None,
+        delivery: DeliveryQueue | None = None,
+        queue: int = 1000,
+        queue_bytes: int = 67108864,
+        wait: bool = True,
+        timeout: float | None = 5.0,
+    ) -> Operation[Subscription[None]]: ...
+    @overload
+    def monitor_async(  # pyright: ignore[reportOverlappingOverload]
+        self,
+        callback: Callable[[Reading[Metadata]], object] | None = None,
+        *,
+        form: Literal["ctrl"],
+        mask: int | None = None,
+        string: bool = False,
+        request: str | None = None,
+        delivery: DeliveryQueue | None = None,
+        queue: int = 1000,
+        queue_bytes: int = 67108864,
+        wait: bool = True,
+        timeout: float | None = 5.0,
+    ) -> Operation[Subscription[Metadata]]: ...
+    @overload
     def monitor_async(
         self,
         callback: Callable[[Reading], object] | None = None,
         *,
-        form: _Form = "time",
+        form: _Form,
         mask: int | None = None,
+        string: bool = False,
         request: str | None = None,
         delivery: DeliveryQueue | None = None,
         queue: int = 1000,
@@ -200,7 +356,9 @@ class Channel:
     def close(self) -> None: ...
 
 @final
-class Subscription:
+class Subscription(Generic[_M]):
+    @classmethod
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
     @property
     def pv(self) -> str: ...
     @property
@@ -212,8 +370,8 @@ class Subscription:
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def close(self) -> None: ...
-    def __aiter__(self) -> Subscription: ...
-    def __anext__(self) -> Operation[Reading]: ...
+    def __aiter__(self) -> Subscription[_M]: ...
+    def __anext__(self) -> Operation[Reading[_M]]: ...
 
 @final
 class Watch:
@@ -224,7 +382,9 @@ class Watch:
     def close(self) -> None: ...
 
 @final
-class Reading:
+class Reading(Generic[_M]):
+    @classmethod
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
     @property
     def value(self) -> Any: ...
     @property
@@ -238,7 +398,7 @@ class Reading:
     @property
     def message(self) -> str | None: ...
     @property
-    def metadata(self) -> Metadata | None: ...
+    def metadata(self) -> _M: ...
     @property
     def fields(self) -> Structure | None: ...
     @property
@@ -284,6 +444,8 @@ class Info:
     def readable(self) -> bool | None: ...
     @property
     def writable(self) -> bool | None: ...
+    @property
+    def circuit(self) -> Literal["connected", "unresponsive"]: ...
     @property
     def structure(self) -> Structure | None: ...
 

@@ -84,6 +84,13 @@ def report(message: str, source: Subscription | Watch | None, error: BaseExcepti
     logging.getLogger("epicsrs.delivery").error(message, exc_info=error, extra={"pv": pv})
 
 
+def unreadable(pv: str, error: BaseException) -> None:
+    """Log an update or a result that could not be made into Python."""
+    import logging
+
+    logging.getLogger("epicsrs.delivery").error("%s: an update cannot be read", pv, exc_info=error, extra={"pv": pv})
+
+
 def hand_on(records: list[tuple[str, int, str]], dropped: int) -> None:
     """Give the network code's log records, each with its logger and level, to ``logging``."""
     import logging

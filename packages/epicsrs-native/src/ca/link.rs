@@ -34,6 +34,8 @@ pub struct CaLink {
     searching: Notify,
     /// Whether it has been connected before.
     answered: AtomicBool,
+    /// Whether the last server that was found refused to create the channel.
+    refused: AtomicBool,
     events: Events,
     feeds: Feeds,
     properties: Mutex<Properties>,
@@ -64,6 +66,7 @@ impl CaLink {
             channel: OnceLock::new(),
             searching: Notify::new(),
             answered: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             events: Events::default(),
             feeds: Feeds::default(),
             properties: Mutex::default(),
@@ -113,6 +116,7 @@ impl CaLink {
     fn happened(self: &Arc<Self>, event: ConnectionEvent) {
         match event {
             ConnectionEvent::Connected => {
+                self.refused.store(false, Ordering::Release);
                 if !self.answered.swap(true, Ordering::AcqRel) {
                     self.context.pacer.answered();
                 }
@@ -137,6 +141,7 @@ impl CaLink {
             ConnectionEvent::AccessRightsChanged { read, write } => {
                 self.events.access_changed((Some(read), Some(write)));
             }
+            ConnectionEvent::CreateRefused => self.refused.store(true, Ordering::Release),
             ConnectionEvent::NativeTypeChanged { .. } => {}
         }
     }
@@ -159,6 +164,21 @@ impl CaLink {
             std::task::Poll::Ready(Ok(info)) => Some(info.server_addr),
             _ => None,
         }
+    }
+
+    /// What keeps the channel down, where something is known of it.
+    pub fn trouble(&self) -> Option<String> {
+        match self.silent_server() {
+            Some(server) => Some(format!("its server {server} does not answer")),
+            None if self.refused.load(Ordering::Acquire) => Some("the server refused the channel".to_owned()),
+            None => None,
+        }
+    }
+
+    /// The server of a circuit that is open and does not answer (libca's unresponsive circuit): its channels are down.
+    fn silent_server(&self) -> Option<SocketAddr> {
+        self.channel.get()?;
+        self.address().filter(|_| !self.events.connected())
     }
 
     fn is_enum(&self) -> bool {
@@ -308,7 +328,9 @@ impl CaLink {
         if let Some(count) = count {
             // A server fills up with zeros what the record does not hold: only all of it tells how much that is.
             if count > 0 && matches!(&reading.value, Value::Array(array) if array.ends_in_zero()) {
-                reading.value = Box::pin(self.get(Form::Value, None)).await?.value;
+                let mut whole = Box::pin(self.get(form, None)).await?;
+                whole.value = whole.value.first(count as usize);
+                return Ok(whole);
             }
             reading.value = reading.value.first(count as usize);
         }
@@ -346,20 +368,27 @@ impl CaLink {
     }
 
     pub async fn info(&self) -> Result<Info, Error> {
-        self.send(|channel| {
-            let native = channel.native_field_type()?;
-            let count = channel.element_count()?;
-            let rights = channel.access_rights();
-            Ok(Info {
-                address: self.address().map(|a| a.to_string()).unwrap_or_default(),
-                type_name: type_name(native).to_owned(),
-                count: Some(u64::from(count)),
-                readable: Some(rights.read),
-                writable: Some(rights.write),
-                structure: None,
-            })
+        if self.silent_server().is_some()
+            && let Ok(info) = self.described("unresponsive")
+        {
+            return Ok(info);
+        }
+        self.send(|_| self.described("connected")).await
+    }
+
+    fn described(&self, circuit: &'static str) -> Result<Info, Refusal> {
+        let channel = self.channel();
+        let native = channel.native_field_type()?;
+        let (read, write) = self.events.access();
+        Ok(Info {
+            address: self.address().map(|a| a.to_string()).unwrap_or_default(),
+            type_name: type_name(native).to_owned(),
+            count: Some(u64::from(channel.element_count()?)),
+            readable: read,
+            writable: write,
+            circuit,
+            structure: None,
         })
-        .await
     }
 
     pub fn subscribe(self: &Arc<Self>, feed: Arc<Feed>) {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use epics_base_rs::server::snapshot::Snapshot;
 use epics_base_rs::types::{DbFieldType, EpicsValue, PvString, SharedArray};
 
+use crate::array::{Array, Elements};
 use crate::error::Error;
 use crate::exact;
-use crate::value::{Alarm, Array, Choices, Elements, Limits, Metadata, Reading, Text, Value};
+use crate::value::{Alarm, Choices, Limits, Metadata, Reading, Text, Value};
 
 fn shared<T: Send + Sync + 'static>(array: SharedArray<T>) -> Elements<T> {
     struct Whole<T: Send + Sync + 'static>(SharedArray<T>);
@@ -125,10 +126,11 @@ pub fn to_dbr(
     if count > most as usize {
         return Err(Error::value(format!("{count} elements, the PV holds {most}")));
     }
-    let array = most > 1 || matches!(value, Value::Array(_));
     if matches!(value, Value::Array(_)) && most == 1 && count != 1 {
         return Err(Error::value(format!("{count} elements, the PV is a scalar")));
     }
+    let array = most > 1;
+    let value = if array { value } else { value.single() };
     let dbr = native as u16;
     Ok(match native {
         DbFieldType::Short if array => (dbr, EpicsValue::ShortArray(exact::array(&value)?.into())),
@@ -157,7 +159,8 @@ pub fn to_dbr(
 
 fn known_label(label: &Text, choices: Option<&Choices>) -> Result<(), Error> {
     match choices {
-        Some(choices) if !choices.contains(label) => Err(Error::value(format!(
+        // A state without a label has no name to be put by.
+        Some(choices) if label.is_empty() || !choices.contains(label) => Err(Error::value(format!(
             "{:?} is none of its choices {:?}",
             String::from_utf8_lossy(label),
             choices.iter().map(|c| String::from_utf8_lossy(c)).collect::<Vec<_>>()

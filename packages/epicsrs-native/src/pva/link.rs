@@ -1,7 +1,7 @@
 //! One pvAccess channel.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use epics_pva_rs::client_native::channel::Channel;
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use super::monitor::{Watching, watch};
-use super::operation::{Operation, failure};
+use super::operation::{Operation, failure, said};
 use super::put::shape;
 use super::request::Request;
 use super::selection::Selection;
@@ -38,7 +38,7 @@ pub struct PvaLink {
     name: String,
     context: Arc<PvaContext>,
     pub channel: Arc<Channel>,
-    keeper: AbortHandle,
+    keeper: OnceLock<AbortHandle>,
     events: Events,
     feeds: Feeds,
     /// Held until a request is on the wire: requests of one channel leave in the order of the calls.
@@ -52,7 +52,9 @@ pub struct PvaLink {
 
 impl Drop for PvaLink {
     fn drop(&mut self) {
-        self.keeper.abort();
+        if let Some(keeper) = self.keeper.get() {
+            keeper.abort();
+        }
         self.idle.get_mut().clear();
         let active = self.channel.try_get_active();
         // Closed before the server is told: its answer would pass for a destruction of its own.
@@ -80,15 +82,11 @@ fn destroy_channel(server: &ServerConn, sid: u32, cid: u32) -> Vec<u8> {
 impl PvaLink {
     /// A new channel; it starts to search at once.
     pub fn open(context: &Arc<PvaContext>, name: &str) -> Arc<Self> {
-        let channel = context.channel(name);
-        Arc::new_cyclic(|weak| Self {
+        let link = Arc::new(Self {
             name: name.to_owned(),
             context: context.clone(),
-            keeper: context
-                .handle
-                .spawn(keep_connected(channel.clone(), weak.clone()))
-                .abort_handle(),
-            channel,
+            keeper: OnceLock::new(),
+            channel: context.channel(name),
             events: Events::default(),
             feeds: Feeds::default(),
             turn: tokio::sync::Mutex::default(),
@@ -96,7 +94,11 @@ impl PvaLink {
             monitors: Mutex::default(),
             putting: tokio::sync::Semaphore::new(MOST_PUTS),
             whole: Mutex::default(),
-        })
+        });
+        // Not before the link is whole: a connection that comes at once would find nobody.
+        let keeper = keep_connected(link.channel.clone(), Arc::downgrade(&link));
+        let _ = link.keeper.set(context.handle.spawn(keeper).abort_handle());
+        link
     }
 
     pub fn events(&self) -> &Events {
@@ -105,6 +107,11 @@ impl PvaLink {
 
     pub fn feeds(&self) -> &Feeds {
         &self.feeds
+    }
+
+    /// The words in which a server refused to create the channel, until one creates it.
+    pub fn refusal(&self) -> Option<String> {
+        self.channel.refusal().map(|status| said(&status).to_owned())
     }
 
     fn came_up(self: &Arc<Self>) {
@@ -242,6 +249,7 @@ impl PvaLink {
             count: None,
             readable: None,
             writable: None,
+            circuit: "connected",
             structure: described(&desc),
         })
     }

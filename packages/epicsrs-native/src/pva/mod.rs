@@ -1,5 +1,6 @@
 //! pvAccess: the only user of the PVA crate.
 
+mod field;
 mod link;
 mod monitor;
 mod normative;

@@ -93,12 +93,24 @@ fn image(top: &PvStructure) -> Option<Value> {
         .rev()
         .map(|dimension| usize::try_from(integer(dimension.as_ref()?.get_field("size"))?).ok())
         .collect();
+    let compressed = structure(top, "codec")
+        .and_then(|codec| string(codec.get_field("name")))
+        .is_some_and(|name| !name.is_empty());
     match shape {
-        Some(shape) if shape.len() > 1 && shape.iter().product::<usize>() == array.len() => {
-            Some(Value::Image { array, shape })
-        }
+        Some(shape) if !compressed && fills(&shape, array.len()) => Some(Value::Image { array, shape }),
         _ => Some(Value::Array(array)),
     }
+}
+
+/// Whether it is the shape of so many elements, in more dimensions than one and not more than numpy has.
+fn fills(shape: &[usize], elements: usize) -> bool {
+    // numpy multiplies the sizes of an empty array as well, all but the zeros, and the bytes of an element.
+    let most = usize::MAX >> 4;
+    let counted = shape
+        .iter()
+        .try_fold(1_usize, |product, size| product.checked_mul((*size).max(1)))
+        .is_some_and(|product| product <= most);
+    (2..=32).contains(&shape.len()) && counted && shape.iter().product::<usize>() == elements
 }
 
 /// What a structure has beside what a reading says already.

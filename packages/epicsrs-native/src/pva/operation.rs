@@ -136,9 +136,14 @@ impl Operation {
     }
 }
 
-/// The server's own words. QSRV and p4p tell access security's refusal in words only.
+/// The server's own words.
+pub fn said(status: &Status) -> &str {
+    status.message().unwrap_or("no reason given").trim()
+}
+
+/// QSRV and p4p tell access security's refusal in words only.
 fn refused(status: &Status) -> Error {
-    let reason = status.message().unwrap_or("no reason given").trim();
+    let reason = said(status);
     let lower = reason.to_lowercase();
     let denied = [
         "not permitted",

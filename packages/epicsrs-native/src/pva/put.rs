@@ -1,12 +1,13 @@
 //! What a put sends over pvAccess.
 
+use epics_base_rs::types::PvString;
 use epics_pva_rs::proto::BitSet;
 use epics_pva_rs::pvdata::encode::default_value_for;
 use epics_pva_rs::pvdata::{FieldDesc, PvField, PvStructure, ScalarType, ScalarValue, TypedScalarArray};
 
+use super::field::{known, to_field};
 use super::operation::Operation;
 use super::type_name::type_name;
-use super::value::to_field;
 use crate::error::Error;
 use crate::exact;
 use crate::value::Value;
@@ -22,7 +23,15 @@ pub async fn shape(value: Value, operation: &mut Operation) -> Result<(PvField, 
     let mut sent = Vec::new();
     match fields.iter().find(|(name, _)| name == "value") {
         Some((_, FieldDesc::Structure { struct_id, fields })) if struct_id == "enum_t" => {
-            sent.push(("value.index".to_owned(), index(value, fields, operation).await?));
+            sent.push((
+                "value.index".to_owned(),
+                index(value.single(), fields, operation).await?,
+            ));
+        }
+        // What a get gives of a structure whose value is none of the plain kinds.
+        Some((_, of_value)) if is_whole(&value, of_value) => collect(String::new(), value, &desc, &mut sent)?,
+        Some((_, of_value)) if struct_id.starts_with("epics:nt/NTNDArray:") && is_elements(&value) => {
+            sent = image(value, of_value, fields)?;
         }
         Some((_, of_value)) => {
             let table = struct_id.starts_with("epics:nt/NTTable:");
@@ -63,10 +72,7 @@ fn collect(path: String, value: Value, desc: &FieldDesc, sent: &mut Vec<(String,
         }
     };
     for (name, value) in given {
-        let Some((_, desc)) = fields.iter().find(|(known, _)| *known == name) else {
-            let known: Vec<_> = fields.iter().map(|(known, _)| known).collect();
-            return Err(Error::value(format!("{name:?} is none of its fields {known:?}")));
-        };
+        let desc = known(fields, &name)?;
         let path = if path.is_empty() {
             name
         } else {
@@ -75,6 +81,67 @@ fn collect(path: String, value: Value, desc: &FieldDesc, sent: &mut Vec<(String,
         collect(path, value, desc, sent)?;
     }
     Ok(())
+}
+
+/// Whether a value names its own place, "value", and is not what has that place.
+fn is_whole(value: &Value, of_value: &FieldDesc) -> bool {
+    let named = |fields: &[(String, Value)]| fields.iter().any(|(name, _)| name == "value");
+    let within =
+        matches!(of_value, FieldDesc::Structure { fields, .. } if fields.iter().any(|(name, _)| name == "value"));
+    let plain = matches!(of_value, FieldDesc::Scalar(_) | FieldDesc::ScalarArray(_));
+    matches!(value, Value::Structure { fields, .. } if named(fields)) && !within && !plain
+}
+
+fn is_elements(value: &Value) -> bool {
+    matches!(value, Value::Array(_) | Value::Image { .. })
+}
+
+/// An NTNDArray's elements with their dimensions, uncompressed; the fastest-varying dimension first.
+fn image(value: Value, of_value: &FieldDesc, fields: &[(String, FieldDesc)]) -> Result<Vec<(String, PvField)>, Error> {
+    let (bytes, shape) = match &value {
+        Value::Image { array, shape } => (array.size(), shape.clone()),
+        Value::Array(array) => (array.size(), vec![array.len()]),
+        _ => (0, Vec::new()),
+    };
+    let whole = |size: usize| i64::try_from(size).map_err(|_| Error::value("an image larger than EPICS counts"));
+    let dimensions = shape.iter().rev().map(|size| {
+        let size = Value::Int(whole(*size)?);
+        Ok(Value::Structure {
+            id: "dimension_t".to_owned(),
+            fields: vec![
+                ("size".to_owned(), size.clone()),
+                ("fullSize".to_owned(), size),
+                ("binning".to_owned(), Value::Int(1)),
+            ],
+        })
+    });
+    let bytes = Value::Int(whole(bytes)?);
+    let elements = match value {
+        Value::Image { array, .. } => Value::Array(array),
+        other => other,
+    };
+    Ok(vec![
+        ("value".to_owned(), to_field(elements, of_value)?),
+        (
+            "dimension".to_owned(),
+            to_field(
+                Value::List(dimensions.collect::<Result<_, Error>>()?),
+                known(fields, "dimension")?,
+            )?,
+        ),
+        (
+            "compressedSize".to_owned(),
+            to_field(bytes.clone(), known(fields, "compressedSize")?)?,
+        ),
+        (
+            "uncompressedSize".to_owned(),
+            to_field(bytes, known(fields, "uncompressedSize")?)?,
+        ),
+        (
+            "codec.name".to_owned(),
+            PvField::Scalar(ScalarValue::String(PvString::new())),
+        ),
+    ])
 }
 
 /// The columns of a table are equally long (normative types, NTTable).
@@ -124,7 +191,9 @@ async fn index(value: Value, fields: &[(String, FieldDesc)], operation: &mut Ope
         PvField::Structure(top) => labels(&top),
         _ => Vec::new(),
     };
-    let found = choices.iter().position(|choice| *choice == label).ok_or_else(|| {
+    // A state without a label has no name to be put by.
+    let found = choices.iter().position(|choice| !label.is_empty() && *choice == label);
+    let found = found.ok_or_else(|| {
         Error::value(format!(
             "{:?} is none of its choices {:?}",
             String::from_utf8_lossy(&label),

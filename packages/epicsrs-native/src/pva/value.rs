@@ -1,14 +1,11 @@
-//! PVA fields <-> Value, whatever structure they stand in.
+//! PVA fields -> Value, whatever structure they stand in.
 
 use std::sync::Arc;
 
-use epics_base_rs::types::PvString;
-use epics_pva_rs::pvdata::{FieldDesc, PvArray, PvField, PvStructure, ScalarType, ScalarValue, TypedScalarArray};
+use epics_pva_rs::pvdata::{PvArray, PvField, PvStructure, ScalarValue, TypedScalarArray};
 
-use super::type_name::type_name;
-use crate::error::Error;
-use crate::exact;
-use crate::value::{Array, Choices, Elements, Value};
+use crate::array::{Array, Elements};
+use crate::value::{Choices, Value};
 
 fn shared<T: Send + Sync + 'static>(array: &PvArray<T>) -> Elements<T> {
     Arc::new(array.clone())
@@ -118,64 +115,5 @@ pub fn integer(field: Option<&PvField>) -> Option<i64> {
             _ => None,
         },
         _ => None,
-    }
-}
-
-/// What a put sends for a `value` of this type; enums are the caller's.
-pub fn to_field(value: Value, desc: &FieldDesc) -> Result<PvField, Error> {
-    match desc {
-        FieldDesc::Scalar(kind) => Ok(PvField::Scalar(to_scalar(value, *kind)?)),
-        FieldDesc::ScalarArray(kind) => Ok(PvField::ScalarArrayTyped(to_array(value, *kind)?)),
-        other => Err(Error::wrong_type(format!(
-            "a put to the server's {} is not supported",
-            type_name(other)
-        ))),
-    }
-}
-
-fn to_scalar(value: Value, kind: ScalarType) -> Result<ScalarValue, Error> {
-    Ok(match kind {
-        ScalarType::Boolean => ScalarValue::Boolean(exact::scalar(&value)?),
-        ScalarType::Byte => ScalarValue::Byte(exact::scalar(&value)?),
-        ScalarType::Short => ScalarValue::Short(exact::scalar(&value)?),
-        ScalarType::Int => ScalarValue::Int(exact::scalar(&value)?),
-        ScalarType::Long => ScalarValue::Long(exact::scalar(&value)?),
-        ScalarType::UByte => ScalarValue::UByte(exact::scalar(&value)?),
-        ScalarType::UShort => ScalarValue::UShort(exact::scalar(&value)?),
-        ScalarType::UInt => ScalarValue::UInt(exact::scalar(&value)?),
-        ScalarType::ULong => ScalarValue::ULong(exact::scalar(&value)?),
-        ScalarType::Float => ScalarValue::Float(exact::scalar(&value)?),
-        ScalarType::Double => ScalarValue::Double(exact::scalar(&value)?),
-        ScalarType::String => ScalarValue::String(PvString::from_bytes(exact::text(value)?)),
-    })
-}
-
-fn to_array(value: Value, kind: ScalarType) -> Result<TypedScalarArray, Error> {
-    Ok(match kind {
-        ScalarType::Boolean => TypedScalarArray::Boolean(exact::array(&value)?.into()),
-        ScalarType::Byte => TypedScalarArray::Byte(exact::array(&characters(value))?.into()),
-        ScalarType::UByte => TypedScalarArray::UByte(exact::array(&characters(value))?.into()),
-        ScalarType::Short => TypedScalarArray::Short(exact::array(&value)?.into()),
-        ScalarType::Int => TypedScalarArray::Int(exact::array(&value)?.into()),
-        ScalarType::Long => TypedScalarArray::Long(exact::array(&value)?.into()),
-        ScalarType::UShort => TypedScalarArray::UShort(exact::array(&value)?.into()),
-        ScalarType::UInt => TypedScalarArray::UInt(exact::array(&value)?.into()),
-        ScalarType::ULong => TypedScalarArray::ULong(exact::array(&value)?.into()),
-        ScalarType::Float => TypedScalarArray::Float(exact::array(&value)?.into()),
-        ScalarType::Double => TypedScalarArray::Double(exact::array(&value)?.into()),
-        ScalarType::String => {
-            TypedScalarArray::String(exact::texts(value)?.into_iter().map(PvString::from_bytes).collect())
-        }
-    })
-}
-
-/// Text becomes characters with a NUL behind them, as EPICS long strings are kept.
-fn characters(value: Value) -> Value {
-    match value {
-        Value::Text(mut text) => {
-            text.push(0);
-            Value::Array(Array::U8(exact::elements(text)))
-        }
-        other => other,
     }
 }
