@@ -117,7 +117,6 @@ def test_an_image_arrives_in_its_shape(served: Served, call: Call, image: np.nda
     assert [dimension["size"] for dimension in reading.fields["dimension"]] == list(reversed(image.shape))
 
 
-@pytest.mark.xfail(reason="The dimensions are those of the image before.", strict=True)
 def test_a_list_is_an_image_of_one_dimension(served: Served, call: Call) -> None:
     channel = served("image_ubyte")
     call(channel.put, np.zeros((3, 2), "u1"))
