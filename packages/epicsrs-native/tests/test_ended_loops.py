@@ -27,11 +27,7 @@ async def monitored(channel: Channel, callback: bool) -> Subscription:
 @pytest.mark.parametrize(
     ("callback", "closing"),
     [
-        pytest.param(
-            True,
-            True,
-            marks=pytest.mark.xfail(reason="What waits for the loop holds its delivery, which holds it.", strict=True),
-        ),
+        (True, True),
         (False, True),
         (False, False),
     ],

@@ -1,12 +1,9 @@
 """A forked child may touch its parent's deliveries: it is refused or nothing happens, and nothing hangs."""
 
-import pytest
-
 from ioc import Ioc
 from program import Program
 
 
-@pytest.mark.xfail(reason="A child waits for ever for a lock that a thread of its parent was given.", strict=True)
 def test_a_delivery_of_the_parent_does_no_harm_in_a_child(ioc: Ioc, protocol: str) -> None:
     with Program("forked_delivery.py", ioc.pv("double", protocol)) as program:
         assert program.hear() == 5
