@@ -989,8 +989,8 @@ impl CaClient {
 
         let in_flight = InFlightOps::new();
         let cid_alloc = CidAllocator::new();
-        let snapshots: ChannelSnapshots = Arc::new(dashmap::DashMap::new());
-        let server_writers: DirectServerWriters = Arc::new(dashmap::DashMap::new());
+        let snapshots: ChannelSnapshots = Arc::default();
+        let server_writers: DirectServerWriters = Arc::default();
         let last_rx_at: ServerLastRxAt = Arc::new(dashmap::DashMap::new());
         let client_identity: types::ClientIdentitySlot =
             Arc::new(parking_lot::RwLock::new(types::ClientIdentity::from_os()));
@@ -1249,7 +1249,8 @@ impl CaClient {
         // reserve the cid against the live-set. Released by the
         // coordinator at `DropChannel` (the single channel-removal site).
         let cid = self.cid_alloc.allocate();
-        let (conn_tx, conn_rx) = state::ConnEvents::new(16);
+        // A sink takes every event itself: nobody reads the queue.
+        let (conn_tx, conn_rx) = state::ConnEvents::new(if sink.is_some() { 1 } else { 16 });
         let conn_tx = conn_tx.with_sink(sink);
         let conn_view = conn_tx.view();
 
@@ -1687,7 +1688,7 @@ pub(crate) struct CachedRead {
 /// caller's (`ca_pend_io`'s) is the future being dropped: the drop takes the
 /// waiter out of the registry, as an answered or disconnected read is.
 struct PendingRead {
-    reads: Arc<dashmap::DashMap<u32, ReadWaiter>>,
+    reads: Arc<types::IdMap<ReadWaiter>>,
     ioid: u32,
     reply_rx: oneshot::Receiver<CaResult<ReadReply>>,
 }
@@ -1708,7 +1709,7 @@ impl Drop for PendingRead {
 /// One WRITE_NOTIFY in flight, as [`PendingRead`] is one READ_NOTIFY: the
 /// drop takes the waiter out of the registry.
 struct PendingWrite {
-    writes: Arc<dashmap::DashMap<u32, (u32, WriteReplyTx)>>,
+    writes: Arc<types::IdMap<(u32, WriteReplyTx)>>,
     ioid: u32,
     reply_rx: oneshot::Receiver<CaResult<()>>,
 }
@@ -4425,7 +4426,7 @@ async fn run_coordinator(
                             let _ = search_tx.send(SearchRequest::Schedule {
                                 cid,
                                 pv_name: ch.pv_name.clone(),
-                                reason: SearchReason::Reconnect,
+                                reason: SearchReason::CreateRefused,
                             });
                             // No failed connect: the server answers, and has
                             // other channels to serve.
@@ -6557,7 +6558,7 @@ mod disconnect_transition_tests {
             let (search_tx, _search_rx) = mpsc::unbounded_channel();
             let diag = CaDiagnostics::default();
             let in_flight = types::InFlightOps::new();
-            let snapshots: ChannelSnapshots = Arc::new(dashmap::DashMap::new());
+            let snapshots: ChannelSnapshots = Arc::default();
 
             let raised: Arc<parking_lot::Mutex<Vec<(u32, Vec<u8>, types::ExceptionSite)>>> =
                 Arc::new(parking_lot::Mutex::new(Vec::new()));
@@ -6617,7 +6618,7 @@ mod disconnect_transition_tests {
         let (search_tx, _search_rx) = mpsc::unbounded_channel();
         let diag = CaDiagnostics::default();
         let in_flight = types::InFlightOps::new();
-        let snapshots: ChannelSnapshots = Arc::new(dashmap::DashMap::new());
+        let snapshots: ChannelSnapshots = Arc::default();
 
         handle_disconnect(
             &mut channels,
@@ -6662,7 +6663,7 @@ mod disconnect_transition_tests {
         channels.insert(43u32, other);
         let mut subscriptions = SubscriptionRegistry::new();
         let in_flight = types::InFlightOps::new();
-        let snapshots: ChannelSnapshots = Arc::new(dashmap::DashMap::new());
+        let snapshots: ChannelSnapshots = Arc::default();
         let (search_tx, mut search_rx) = mpsc::unbounded_channel();
         let exception_slot: types::CaExceptionSlot = Default::default();
 
@@ -6722,7 +6723,7 @@ mod disconnect_transition_tests {
         channels.insert(42u32, ch);
         let mut subscriptions = SubscriptionRegistry::new();
         let in_flight = types::InFlightOps::new();
-        let snapshots: ChannelSnapshots = Arc::new(dashmap::DashMap::new());
+        let snapshots: ChannelSnapshots = Arc::default();
 
         disconnect_channels(
             &mut channels,
@@ -6770,7 +6771,7 @@ mod disconnect_transition_tests {
         channels.insert(42u32, ch);
         let mut subscriptions = SubscriptionRegistry::new();
         let in_flight = types::InFlightOps::new();
-        let snapshots: ChannelSnapshots = Arc::new(dashmap::DashMap::new());
+        let snapshots: ChannelSnapshots = Arc::default();
 
         let (rtx, rrx) = oneshot::channel();
         in_flight.reads.insert(
@@ -6837,7 +6838,7 @@ mod disconnect_transition_tests {
             channels.insert(42u32, ch);
             let mut subscriptions = SubscriptionRegistry::new();
             let in_flight = types::InFlightOps::new();
-            let snapshots: ChannelSnapshots = Arc::new(dashmap::DashMap::new());
+            let snapshots: ChannelSnapshots = Arc::default();
 
             let (rtx, rrx) = oneshot::channel();
             let (wtx, wrx) = oneshot::channel();

@@ -138,7 +138,7 @@ fn placement_bucket(current_bucket: usize, reason: SearchReason) -> usize {
         SearchReason::Initial | SearchReason::BeaconAnomaly => {
             (current_bucket + 1) % N_SEARCH_BUCKETS
         }
-        SearchReason::Reconnect => current_bucket,
+        SearchReason::Reconnect | SearchReason::CreateRefused => current_bucket,
     }
 }
 
@@ -1167,8 +1167,8 @@ struct EarlySearches {
 const EARLY_GRID: u64 = 50;
 /// The first repetition; each further one waits twice as long, up to `EARLY_LATER`.
 const EARLY_FIRST: u64 = 100;
-const EARLY_LATER: u64 = 1000;
-const EARLY_ATTEMPTS: u32 = 30;
+const EARLY_LATER: u64 = 800;
+const EARLY_ATTEMPTS: u32 = 40;
 
 impl EarlySearches {
     fn new() -> Self {
@@ -1771,8 +1771,10 @@ fn handle_request(state: &mut SearchEngineState, req: SearchRequest) -> Option<u
             // fast-tick mode (`poke()` above) to retransmit within ~6 s
             // instead of firing right away.
             match reason {
-                SearchReason::Initial => Some(cid),
-                SearchReason::Reconnect | SearchReason::BeaconAnomaly => None,
+                // A server that was lost is looked for at once and often: it
+                // may be back before the ring comes round.
+                SearchReason::Initial | SearchReason::Reconnect => Some(cid),
+                SearchReason::CreateRefused | SearchReason::BeaconAnomaly => None,
             }
         }
 

@@ -378,7 +378,7 @@ mod announce_tests {
         held_state: ChannelState,
         announce: impl FnOnce(&mut ChannelInner, &ChannelSnapshots) + Send + 'static,
     ) -> Seen {
-        let snapshots: ChannelSnapshots = Arc::new(dashmap::DashMap::new());
+        let snapshots: ChannelSnapshots = Arc::default();
         snapshots.insert(
             ch.cid,
             ChannelSnapshotPublic {

@@ -6224,7 +6224,7 @@ mod priority_circuit_tests {
         let (cmd_tx, cmd_rx) = mpsc::unbounded_channel();
         let (event_tx, event_rx) = mpsc::unbounded_channel();
         let in_flight = InFlightOps::new();
-        let server_writers: DirectServerWriters = Arc::new(dashmap::DashMap::new());
+        let server_writers: DirectServerWriters = Arc::default();
         let last_rx_at: ServerLastRxAt = Arc::new(dashmap::DashMap::new());
         let observable = server_writers.clone();
         let identity = test_identity();
@@ -6528,7 +6528,7 @@ mod circuit_retirement_tests {
         let (cmd_tx, cmd_rx) = mpsc::unbounded_channel();
         let (event_tx, event_rx) = mpsc::unbounded_channel();
         let in_flight = InFlightOps::new();
-        let server_writers: DirectServerWriters = Arc::new(dashmap::DashMap::new());
+        let server_writers: DirectServerWriters = Arc::default();
         let last_rx_at: ServerLastRxAt = Arc::new(dashmap::DashMap::new());
         let observable = server_writers.clone();
         let identity = Arc::new(parking_lot::RwLock::new(

@@ -102,13 +102,38 @@ impl DirectServerWriter {
     }
 }
 
+/// Spreads ids of our own making, which nobody chooses to collide: one
+/// multiplication, where the standard library's hasher is a tenth of a read.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct IdHasher(u64);
+
+impl std::hash::Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        let mixed = (self.0.rotate_left(5) ^ u64::from(id)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+pub(crate) type IdHash = std::hash::BuildHasherDefault<IdHasher>;
+pub(crate) type IdMap<V> = DashMap<u32, V, IdHash>;
+
 /// Shared server-writer registry. Transport manager publishes; channel hot
 /// paths read.
 ///
 /// keyed by [`CircuitKey`]. A channel's hot path looks up its
 /// writer by `(server_addr, priority)`, so two priorities to one server
 /// write to their own circuits.
-pub(crate) type DirectServerWriters = Arc<DashMap<CircuitKey, DirectServerWriter>>;
+pub(crate) type DirectServerWriters = Arc<DashMap<CircuitKey, DirectServerWriter, IdHash>>;
 
 // --- Channel snapshot sidecar (Option C, Phase B) ---
 
@@ -146,7 +171,7 @@ pub(crate) struct ChannelSnapshotPublic {
 }
 
 /// Shared snapshot registry. Coordinator publishes; CaChannel reads.
-pub(crate) type ChannelSnapshots = Arc<DashMap<u32, ChannelSnapshotPublic>>;
+pub(crate) type ChannelSnapshots = Arc<IdMap<ChannelSnapshotPublic>>;
 
 /// Per-channel SEARCH attempt counter (CA-035 `ca_search_attempts`).
 /// SearchEngine bumps on every fanout call (immediate first SEARCH
@@ -742,8 +767,8 @@ impl ReadWaiter {
 /// virtual circuit dies (Phase D).
 #[derive(Clone)]
 pub(crate) struct InFlightOps {
-    pub(crate) reads: Arc<DashMap<u32, ReadWaiter>>,
-    pub(crate) writes: Arc<DashMap<u32, (u32, WriteReplyTx)>>,
+    pub(crate) reads: Arc<IdMap<ReadWaiter>>,
+    pub(crate) writes: Arc<IdMap<(u32, WriteReplyTx)>>,
     /// `ioid -> (cid, subid)` for the `READ_NOTIFY`s issued by the
     /// circuit-recovery re-subscribe (C `tcpiiu::subscriptionUpdateRequest`,
     /// `tcpiiu.cpp:1610-1643`). C sends that request under the
@@ -751,7 +776,7 @@ pub(crate) struct InFlightOps {
     /// callback rather than on a get waiter. The port keeps the `ioid` and
     /// `subid` spaces separate, so the reply's owner is recorded here and
     /// the response dispatcher consults this map first.
-    pub(crate) sub_updates: Arc<DashMap<u32, (u32, u32)>>,
+    pub(crate) sub_updates: Arc<IdMap<(u32, u32)>>,
     /// `cid -> pv_name`, written by the issuer of a fire-and-forget
     /// `CA_PROTO_WRITE` and read by the circuit's ERROR decoder.
     ///
@@ -787,9 +812,9 @@ pub(crate) struct InFlightOps {
 impl InFlightOps {
     pub(crate) fn new() -> Self {
         Self {
-            reads: Arc::new(DashMap::new()),
-            writes: Arc::new(DashMap::new()),
-            sub_updates: Arc::new(DashMap::new()),
+            reads: Arc::default(),
+            writes: Arc::default(),
+            sub_updates: Arc::default(),
             write_identities: Arc::new(DashMap::new()),
             next_ioid: Arc::new(AtomicU32::new(1)),
         }
@@ -1265,6 +1290,9 @@ pub(crate) enum SearchReason {
     Initial,
     /// Re-search after TCP disconnect / server disconnect.
     Reconnect,
+    /// Re-search after a server refused to create the channel, which it
+    /// will most likely do again.
+    CreateRefused,
     /// Beacon anomaly detected for the server this channel was on.
     BeaconAnomaly,
 }

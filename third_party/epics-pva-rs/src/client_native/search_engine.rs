@@ -1520,6 +1520,8 @@ async fn run_engine(
     let mut tick_sleep: Option<Sleep> = None;
     let mut initial_sleep: Option<Sleep> = None;
     let mut multi_sleep: Option<Sleep> = None;
+    let mut early_sleep: Option<Sleep> = None;
+    let mut early = EarlySearches::new();
     // Periodic beacon-tracker cleanup: every BEACON_CLEAN_INTERVAL we
     // walk the map and forget servers whose beacons have been silent
     // longer than BEACON_TIMEOUT. Each pruned entry fires a
@@ -1559,6 +1561,7 @@ async fn run_engine(
         // armed, so this arm parks forever.
         hold_until(&mut initial_sleep, initial_deadline);
         hold_until(&mut tick_sleep, Some(next_tick));
+        hold_until(&mut early_sleep, early.deadline());
 
         tokio::select! {
             cmd = cmd_rx.recv() => match cmd {
@@ -1591,6 +1594,9 @@ async fn run_engine(
                         search_buckets[b].push(sid);
                         Some(b)
                     };
+                    if reason == SearchReason::Reconnect {
+                        early.add(0, vec![sid]);
+                    }
                     let p = Pending {
                         pv_name: pv_name.clone(),
                         responder: Responder::Single(responder),
@@ -1915,6 +1921,21 @@ async fn run_engine(
                     ns_forward_frames(&ns_senders, &pack_search_frames(&codec, &entries, 0, true));
                 }
                 initial_deadline = None;
+            }
+
+            _ = held(&mut early_sleep) => {
+                for (attempt, mut sids) in early.due() {
+                    sids.retain(|sid| pending.contains_key(sid));
+                    let entries: Vec<(u32, String)> = sids
+                        .iter()
+                        .filter_map(|sid| Some((*sid, pending.get(sid)?.pv_name.clone())))
+                        .collect();
+                    if !entries.is_empty() {
+                        transport.broadcast_search(&codec, &entries, &mut search_send_errs).await;
+                        ns_forward_frames(&ns_senders, &pack_search_frames(&codec, &entries, 0, true));
+                        early.add(attempt + 1, sids);
+                    }
+                }
             }
 
             _ = held(&mut tick_sleep) => {
@@ -2457,6 +2478,62 @@ fn emit_beacon_action(
             true
         }
         BeaconAction::Update | BeaconAction::CapDropped => false,
+    }
+}
+
+/// Searches for servers that were lost, sent again soon: an IOC that restarts
+/// is back within half a minute, and nobody knows when its beacons are heard.
+struct EarlySearches {
+    start: Instant,
+    /// By the grid time and the attempt, so that a burst stays together.
+    due: std::collections::BTreeMap<(u64, u32), Vec<u32>>,
+}
+
+/// Milliseconds between two looks at what is due.
+const EARLY_GRID: u64 = 50;
+/// The first repetition; each further one waits twice as long, up to `EARLY_LATER`.
+const EARLY_FIRST: u64 = 100;
+const EARLY_LATER: u64 = 400;
+const EARLY_ATTEMPTS: u32 = 75;
+
+impl EarlySearches {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            due: std::collections::BTreeMap::new(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
+    }
+
+    /// `sids` have been searched for `attempt` times since they were lost.
+    fn add(&mut self, attempt: u32, sids: Vec<u32>) {
+        if attempt < EARLY_ATTEMPTS && !sids.is_empty() {
+            let delay = (EARLY_FIRST << attempt.min(10)).min(EARLY_LATER);
+            let at = (self.now() + delay).div_ceil(EARLY_GRID);
+            self.due.entry((at, attempt)).or_default().extend(sids);
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let (at, _) = self.due.keys().next()?;
+        Some(self.start + Duration::from_millis(at * EARLY_GRID))
+    }
+
+    /// Those that are due, with how often they have been searched for.
+    fn due(&mut self) -> Vec<(u32, Vec<u32>)> {
+        let now = self.now();
+        let mut due = Vec::new();
+        while let Some(entry) = self.due.first_entry() {
+            let (at, attempt) = *entry.key();
+            if at * EARLY_GRID > now {
+                break;
+            }
+            due.push((attempt, entry.remove()));
+        }
+        due
     }
 }
 
