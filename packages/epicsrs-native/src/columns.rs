@@ -8,6 +8,7 @@ use pyo3::types::{PyDict, PyList};
 
 use crate::convert::{exception, to_python};
 use crate::error::Error;
+use crate::lend::import_numpy;
 use crate::value::{Reading, Value};
 
 /// Each PV with what came of it.
@@ -30,6 +31,7 @@ pub struct Columns {
 
 impl Columns {
     pub fn new(py: Python<'_>, results: Results) -> PyResult<Self> {
+        import_numpy(py)?;
         let times = results.iter().map(|(_, result)| time(result));
         let timestamp_ns = PyArray1::from_iter(py, times).unbind();
         let severity = PyArray1::from_iter(py, results.iter().map(|(_, result)| alarm(result).0)).unbind();

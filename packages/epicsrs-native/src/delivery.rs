@@ -43,6 +43,16 @@ pub struct DeliveryQueue {
     pub queue: Arc<Queue>,
 }
 
+impl Drop for DeliveryQueue {
+    fn drop(&mut self) {
+        if guard::forked() {
+            std::mem::forget(self.queue.clone());
+        } else {
+            self.queue.abandon();
+        }
+    }
+}
+
 #[pymethods]
 impl DeliveryQueue {
     #[new]
@@ -64,13 +74,14 @@ impl DeliveryQueue {
     /// Whether it has been closed.
     #[getter]
     fn closed(&self) -> bool {
-        self.queue.closed()
+        guard::forked() || self.queue.closed()
     }
 
     /// How much waits to be taken: updates, events, results and calls.
     #[getter]
     fn pending(&self) -> usize {
-        self.queue.pending()
+        // In a forked child its lock may be held by a thread that is not there.
+        if guard::forked() { 0 } else { self.queue.pending() }
     }
 
     /// Have `function(*args)` run where this delivery is drained, after what is queued already; never dropped.
@@ -146,18 +157,23 @@ impl DeliveryQueue {
     }
 
     /// Have whoever drains this delivery hand the network code's log records on to `logging`; one delivery does.
-    fn hand_on_logs(&self) {
+    fn hand_on_logs(&self, py: Python<'_>) -> PyResult<()> {
+        guard::check(py, &self.name)?;
         self.queue.make_default();
+        Ok(())
     }
 
     /// A descriptor that becomes readable when something is due, for an event loop to watch.
-    fn fileno(&self) -> PyResult<i32> {
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        guard::check(py, &self.name)?;
         self.queue.descriptor().map_err(|e| PyOSError::new_err(e.to_string()))
     }
 
     /// Close it: what waits is thrown away, what comes later as well, and whoever drains it returns.
     fn close(&self) {
-        self.queue.close();
+        if !guard::forked() {
+            self.queue.close();
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::error::Error;
 
@@ -28,23 +28,12 @@ struct State {
 }
 
 /// One channel's connection, access rights and refusals.
+#[derive(Default)]
 pub struct Events {
-    connected: watch::Sender<bool>,
-    // Read on every call, where the watch's lock would cost.
     up: AtomicBool,
+    came: Notify,
     state: Mutex<State>,
     refused: AtomicU64,
-}
-
-impl Default for Events {
-    fn default() -> Self {
-        Self {
-            connected: watch::Sender::new(false),
-            up: AtomicBool::new(false),
-            state: Mutex::default(),
-            refused: AtomicU64::new(0),
-        }
-    }
 }
 
 impl Events {
@@ -54,9 +43,13 @@ impl Events {
 
     /// Resolves when the channel is connected.
     pub async fn wait_connected(&self) {
-        if !self.connected() {
-            // The sender lives as long as self, so the wait ends by a connection only.
-            let _ = self.connected.subscribe().wait_for(|up| *up).await;
+        loop {
+            // First the ear, then the look: a connection in between is heard.
+            let came = self.came.notified();
+            if self.connected() {
+                return;
+            }
+            came.await;
         }
     }
 
@@ -77,13 +70,12 @@ impl Events {
         state.access = access;
         tell(&state, &Event::Access(access.0, access.1));
         tell(&state, &Event::Connection(true));
-        self.connected.send_replace(true);
+        self.came.notify_waiters();
     }
 
     pub fn went_down(&self) {
         let state = self.state.lock();
         if self.up.swap(false, Ordering::AcqRel) {
-            self.connected.send_replace(false);
             tell(&state, &Event::Connection(false));
         }
     }

@@ -16,6 +16,10 @@ static FORKED: AtomicBool = AtomicBool::new(false);
 static EXITING: OnceLock<ThreadId> = OnceLock::new();
 static AWAY: AtomicUsize = AtomicUsize::new(0);
 static PARKED: AtomicUsize = AtomicUsize::new(0);
+/// Threads in a call of ours that runs Python code, which lets go of the GIL and takes it again.
+static INSIDE: AtomicUsize = AtomicUsize::new(0);
+/// How long the interpreter's exit waits for them: an import takes its time.
+const LONGEST_IMPORT: Duration = Duration::from_secs(1);
 
 pub fn forked() -> bool {
     FORKED.load(Ordering::Relaxed)
@@ -57,6 +61,19 @@ pub fn away<T: Send>(py: Python<'_>, wait: impl FnOnce() -> T + Send) -> T {
     output
 }
 
+/// Run Python code for which the interpreter's exit waits: taking the GIL again in the middle of it would end the thread.
+pub fn inside<T>(call: impl FnOnce() -> T) -> T {
+    struct Left;
+    impl Drop for Left {
+        fn drop(&mut self) {
+            INSIDE.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    INSIDE.fetch_add(1, Ordering::SeqCst);
+    let _left = Left;
+    call()
+}
+
 fn stay_away() {
     loop {
         thread::park();
@@ -87,6 +104,10 @@ pub fn _exit(py: Python<'_>) {
     py.detach(|| {
         let end = Instant::now() + LAST_WAIT;
         while AWAY.load(Ordering::SeqCst) > PARKED.load(Ordering::SeqCst) && Instant::now() < end {
+            thread::park_timeout(Duration::from_millis(2));
+        }
+        let end = Instant::now() + LONGEST_IMPORT;
+        while INSIDE.load(Ordering::SeqCst) > 0 && Instant::now() < end {
             thread::park_timeout(Duration::from_millis(2));
         }
     });

@@ -1,11 +1,14 @@
 //! Lending decoded elements to numpy without a copy: the one file with unsafe code.
 #![allow(unsafe_code)]
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use numpy::ndarray::ArrayView1;
 use numpy::{Element, PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
 use crate::array::Elements;
+use crate::guard;
 
 /// Keeps the lent elements alive: numpy holds it as the array's base.
 #[pyclass(frozen, name = "Elements", module = "epicsrs_native._native")]
@@ -13,8 +16,19 @@ struct Lent {
     _elements: Box<dyn std::any::Any + Send + Sync>,
 }
 
+/// Import numpy before the first array is made: the interpreter's exit waits for it.
+pub fn import_numpy(py: Python<'_>) -> PyResult<()> {
+    static IMPORTED: AtomicBool = AtomicBool::new(false);
+    if !IMPORTED.load(Ordering::Relaxed) {
+        guard::inside(|| py.import("numpy"))?;
+        IMPORTED.store(true, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
 /// A read-only numpy array over the elements.
 pub fn lend<T: Element + Send + Sync + 'static>(py: Python<'_>, elements: Elements<T>) -> PyResult<Py<PyAny>> {
+    import_numpy(py)?;
     // The view's pointer stays valid when the Arc moves into the keeper: it points to the elements, which do not move.
     let slice: &[T] = (*elements).as_ref();
     let (start, length) = (slice.as_ptr(), slice.len());

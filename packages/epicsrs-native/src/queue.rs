@@ -202,6 +202,16 @@ impl Queue {
         drop(thrown);
     }
 
+    /// Nobody can drain it any more: what waits is thrown away, which may hold what holds this.
+    pub fn abandon(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        state.stale = 0;
+        let thrown = std::mem::take(&mut state.items);
+        drop(state);
+        drop(thrown);
+    }
+
     /// Up to a batch of what is due; stale tokens count for nothing.
     pub fn pop(&self) -> (Vec<Due>, bool) {
         // Dropped behind the lock: with a callback anything may run.

@@ -199,29 +199,34 @@ impl Subscription {
     /// Whether it has been closed.
     #[getter]
     fn closed(&self) -> bool {
-        self.0.lane.closed()
+        guard::forked() || self.0.lane.closed()
     }
 
     /// Whether it is paused.
     #[getter]
     fn paused(&self) -> bool {
-        self.0.lane.paused()
+        !guard::forked() && self.0.lane.paused()
     }
 
     /// How many updates were dropped because the callback or the iteration was too slow, or a pause left only the last.
     #[getter]
     fn dropped(&self) -> u64 {
-        self.0.lane.dropped()
+        // In a forked child its lock may be held by a thread that is not there.
+        if guard::forked() { 0 } else { self.0.lane.dropped() }
     }
 
     /// Hold updates back until `resume`; only the last is kept.
-    fn pause(&self) {
+    fn pause(&self, py: Python<'_>) -> PyResult<()> {
+        guard::check(py, &self.0.pv)?;
         self.0.lane.pause();
+        Ok(())
     }
 
     /// Deliver again, first the last update that came during the pause.
-    fn resume(&self) {
+    fn resume(&self, py: Python<'_>) -> PyResult<()> {
+        guard::check(py, &self.0.pv)?;
         self.0.queued(self.0.lane.resume());
+        Ok(())
     }
 
     /// End it: no callback starts after this returns.

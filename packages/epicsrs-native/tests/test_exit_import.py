@@ -1,14 +1,9 @@
 """The interpreter ends cleanly while a call of a daemon thread imports numpy."""
 
-import pytest
-
 from ioc import Ioc
 from program import Program
 
 
-@pytest.mark.xfail(
-    reason="A thread that comes back to Python during its end is ended in the middle of the extension.", strict=True
-)
 def test_exit_while_a_call_imports_numpy(ioc: Ioc) -> None:
     pvs = [ioc.pv("double", protocol) for protocol in ("ca", "pva")]
     for _ in range(3):

@@ -21,9 +21,18 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// Whether one may pass at once.
+    pub fn is_open(&self, queued: impl Fn() -> usize) -> bool {
+        self.line.is_empty() && (!self.looks() || queued() < MOST_FRAMES)
+    }
+
+    fn looks(&self) -> bool {
+        self.passed.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOK)
+    }
+
     /// Wait until the circuit has room; while the answer is held, nobody who came later passes.
     pub async fn pass(&self, queued: impl Fn() -> usize) -> Option<Place<'_>> {
-        let look = self.passed.fetch_add(1, Ordering::Relaxed).is_multiple_of(LOOK);
+        let look = self.looks();
         let place = self.line.join(|| !look || queued() < MOST_FRAMES).await?;
         while queued() >= MOST_FRAMES {
             tokio::time::sleep(PAUSE).await;

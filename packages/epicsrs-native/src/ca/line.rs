@@ -35,9 +35,14 @@ impl Drop for Waiting<'_> {
 }
 
 impl Line {
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) == 0
+    }
+
     /// None where nobody waits and the way is free; else the place, when all who came before have gone.
     pub async fn join(&self, free: impl Fn() -> bool) -> Option<Place<'_>> {
-        if self.waiting.load(Ordering::Acquire) == 0 && free() {
+        if self.is_empty() && free() {
             return None;
         }
         let waiting = Waiting::new(&self.waiting);

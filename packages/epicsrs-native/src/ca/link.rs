@@ -1,7 +1,6 @@
 //! One Channel Access channel.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -13,7 +12,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::CaContext;
-use super::failure::{Refusal, failure, read_refusal, type_name, write_refusal};
+use super::asked::{Answer, Asked};
+use super::failure::{Refusal, failure, type_name, write_refusal};
 use super::gate::Gate;
 use super::line::Line;
 use super::properties::{News, Properties};
@@ -23,9 +23,6 @@ use crate::events::Events;
 use crate::feed::{Feed, Feeds};
 use crate::link::Info;
 use crate::value::{Choices, Form, Reading, Value};
-
-/// The server's answer to a request that has been sent.
-type Answer<T> = Pin<Box<dyn Future<Output = Result<T, CaError>> + Send>>;
 
 pub struct CaLink {
     name: String,
@@ -290,77 +287,70 @@ impl CaLink {
         }
     }
 
-    pub async fn get(&self, form: Form, count: Option<u32>) -> Result<Reading, Error> {
-        let (native, array, answer, ctrl) = self
-            .send(|channel| {
-                let native = channel.native_field_type()?;
-                let most = channel.element_count()?;
-                // Without a value to speak of, one element is the least that can be asked.
-                let count = count.filter(|n| *n < most);
-                let count = count.map_or(ReqCount::Autosize(0), |n| ReqCount::Fixed(n.max(1)));
-                let ask = |dbr, count| match channel.get_callback(dbr, count) {
-                    Ok(answer) => Ok(Box::pin(answer) as Answer<Snapshot>),
-                    Err(error) => Err(read_refusal(channel, error)),
-                };
-                let answer = ask(
-                    if form == Form::Value {
-                        native as u16
-                    } else {
-                        native.time_dbr_type()
-                    },
-                    count,
-                )?;
-                // DBR_CTRL has no time: value, alarm and time come from DBR_TIME, both in one flush.
-                let ctrl = (form == Form::Ctrl)
-                    .then(|| ask(native.ctrl_dbr_type(), ReqCount::Fixed(1)))
-                    .transpose()?;
-                Ok((native, most > 1, answer, ctrl))
-            })
-            .await?;
-        let snapshot = answer.await.map_err(failure)?;
-        let ctrl = match ctrl {
-            Some(answer) => Some(answer.await.map_err(failure)?),
-            None => None,
-        };
-        let choices = ctrl.as_ref().and_then(value::choices).or_else(|| self.known_choices());
-        let choices = choices.filter(|_| native == DbFieldType::Enum);
-        let mut reading = value::reading(snapshot, array, choices);
-        if let Some(count) = count {
-            // A server fills up with zeros what the record does not hold: only all of it tells how much that is.
-            if count > 0 && matches!(&reading.value, Value::Array(array) if array.ends_in_zero()) {
-                let mut whole = Box::pin(self.get(form, None)).await?;
-                whole.value = whole.value.first(count as usize);
-                return Ok(whole);
-            }
-            reading.value = reading.value.first(count as usize);
+    /// As `send`, where nothing has to be waited for.
+    fn send_at_once<T>(&self, issue: impl Fn(&CaChannel) -> Result<T, Refusal>) -> Option<Result<T, Error>> {
+        if !self.waiting.is_empty() || !self.events.connected() {
+            return None;
         }
-        Ok(match form {
-            Form::Value => Reading::bare(reading.value),
-            Form::Time => reading,
-            Form::Ctrl => Reading {
-                metadata: ctrl.as_ref().map(|ctrl| Arc::new(value::metadata(ctrl, native))),
-                ..reading
-            },
-        })
+        let channel = self.channel();
+        let open = self
+            .gate
+            .lock()
+            .as_ref()
+            .is_none_or(|gate| gate.is_open(|| channel.queued_frames()));
+        if !open {
+            return None;
+        }
+        match issue(channel) {
+            Ok(sent) => Some(Ok(sent)),
+            Err(Refusal::Down) => None,
+            Err(Refusal::Error(error)) => Some(Err(error)),
+        }
+    }
+
+    pub async fn get(&self, form: Form, count: Option<u32>) -> Result<Reading, Error> {
+        let ask = |channel: &CaChannel| Asked::of(channel, form, count);
+        // What has to wait does so on the heap: a bulk call moves thousands of these futures.
+        let asked = match self.send_at_once(ask) {
+            Some(asked) => asked?,
+            None => Box::pin(self.send(ask)).await?,
+        };
+        let reading = asked.answered(form, || self.known_choices()).await?;
+        match count {
+            None => Ok(reading),
+            Some(count) => Box::pin(self.cut(reading, form, count)).await,
+        }
+    }
+
+    /// The first `count` elements. A server fills up with zeros what the record does not hold: where they end in zero, only
+    /// all of them tell how many there are.
+    async fn cut(&self, mut reading: Reading, form: Form, count: u32) -> Result<Reading, Error> {
+        if count > 0 && matches!(&reading.value, Value::Array(array) if array.ends_in_zero()) {
+            reading = self.get(form, None).await?;
+        }
+        reading.value = reading.value.first(count as usize);
+        Ok(reading)
     }
 
     pub async fn put(&self, value: Value, wait: bool) -> Result<(), Error> {
-        let completion = self
-            .send(|channel| {
-                let native = channel.native_field_type()?;
-                let most = channel.element_count()?;
-                let choices = self.known_choices();
-                let (dbr, data) = value::to_dbr(value.clone(), native, most, choices.as_ref())?;
-                let sent = if wait {
-                    channel
-                        .put_as_dbr_callback(dbr, &data)
-                        .map(|answer| Some(Box::pin(answer) as Answer<()>))
-                } else {
-                    channel.put_as_dbr_no_callback(dbr, &data).map(|()| None)
-                };
-                sent.map_err(|error| write_refusal(channel, error))
-            })
-            .await?;
+        let put = |channel: &CaChannel| {
+            let native = channel.native_field_type()?;
+            let most = channel.element_count()?;
+            let choices = self.known_choices();
+            let (dbr, data) = value::to_dbr(value.clone(), native, most, choices.as_ref())?;
+            let sent = if wait {
+                channel
+                    .put_as_dbr_callback(dbr, &data)
+                    .map(|answer| Some(Box::pin(answer) as Answer<()>))
+            } else {
+                channel.put_as_dbr_no_callback(dbr, &data).map(|()| None)
+            };
+            sent.map_err(|error| write_refusal(channel, error))
+        };
+        let completion = match self.send_at_once(put) {
+            Some(sent) => sent?,
+            None => Box::pin(self.send(put)).await?,
+        };
         match completion {
             Some(completion) => completion.await.map_err(failure),
             None => Ok(()),

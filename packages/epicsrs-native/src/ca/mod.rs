@@ -1,5 +1,6 @@
 //! Channel Access: the only user of the CA crate.
 
+mod asked;
 mod failure;
 mod gate;
 mod line;

@@ -60,7 +60,9 @@ fn collect(path: String, value: Value, desc: &FieldDesc, sent: &mut Vec<(String,
             Value::Structure { fields: given, .. } | Value::Table { fields: given, .. },
             FieldDesc::Structure { fields, .. },
         ) => (given, fields),
-        (Value::Structure { .. } | Value::Table { .. }, other) => {
+        (Value::Structure { .. } | Value::Table { .. }, other)
+            if !matches!(other, FieldDesc::Union { .. } | FieldDesc::Variant) =>
+        {
             return Err(Error::wrong_type(format!(
                 "a structure, the PV is a {}",
                 type_name(other)
@@ -148,9 +150,15 @@ fn image(value: Value, of_value: &FieldDesc, fields: &[(String, FieldDesc)]) -> 
 fn check_columns(sent: &[(String, PvField)]) -> Result<(), Error> {
     let lengths: Vec<(&str, usize)> = sent
         .iter()
-        .filter_map(|(path, field)| match field {
-            PvField::ScalarArrayTyped(array) => Some((path.rsplit('.').next().unwrap_or(path), array.len())),
-            _ => None,
+        .filter_map(|(path, field)| {
+            let length = match field {
+                PvField::ScalarArrayTyped(array) => array.len(),
+                PvField::StructureArray(items) => items.len(),
+                PvField::UnionArray(items) => items.len(),
+                PvField::VariantArray(items) => items.len(),
+                _ => return None,
+            };
+            Some((path.rsplit('.').next().unwrap_or(path), length))
         })
         .collect();
     if lengths
