@@ -1,4 +1,4 @@
-"""A record that may not be read: nothing is sent, everybody is told, and a monitor goes on when the right comes back."""
+"""A record that may not be read: nothing is sent, all are told, and a monitor goes on when the right comes back."""
 
 from collections.abc import Callable
 from typing import Any
