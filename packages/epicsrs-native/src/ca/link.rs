@@ -175,7 +175,9 @@ impl CaLink {
     /// The server of a circuit that is open and does not answer (libca's unresponsive circuit): its channels are down.
     fn silent_server(&self) -> Option<SocketAddr> {
         self.channel.get()?;
-        self.address().filter(|_| !self.events.connected())
+        // A circuit that is being made has an address already: its properties are asked for, or it is the first.
+        let made = self.answered.load(Ordering::Acquire) && matches!(*self.properties.lock(), Properties::Unknown);
+        self.address().filter(|_| made && !self.events.connected())
     }
 
     fn is_enum(&self) -> bool {

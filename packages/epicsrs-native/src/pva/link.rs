@@ -7,9 +7,11 @@ use std::time::Duration;
 use epics_pva_rs::client_native::channel::Channel;
 use epics_pva_rs::client_native::ops_v2::op_get_field;
 use epics_pva_rs::client_native::server_conn::ServerConn;
+use epics_pva_rs::error::PvaError;
 use epics_pva_rs::proto::{Command, PvaHeader, WriteExt};
 use epics_pva_rs::pvdata::FieldDesc;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
 use super::monitor::{Watching, watch};
@@ -31,6 +33,8 @@ const NEVER: Duration = Duration::from_secs(1 << 30);
 const MOST_PUTS: usize = 64;
 /// Between the loss of a circuit and the search for the next.
 const BREATH: Duration = Duration::from_millis(5);
+/// Who has not been answered by then makes room for others, and searches on.
+const PATIENCE: Duration = Duration::from_millis(20);
 /// Between two attempts to connect that failed at once.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -45,7 +49,7 @@ pub struct PvaLink {
     turn: tokio::sync::Mutex<()>,
     idle: Mutex<HashMap<Request, Vec<Operation>>>,
     monitors: Mutex<Vec<(Arc<Feed>, Watching)>>,
-    putting: tokio::sync::Semaphore,
+    putting: Semaphore,
     /// Whether only the whole structure makes a reading, on the present connection.
     whole: Mutex<Option<bool>>,
 }
@@ -92,11 +96,11 @@ impl PvaLink {
             turn: tokio::sync::Mutex::default(),
             idle: Mutex::default(),
             monitors: Mutex::default(),
-            putting: tokio::sync::Semaphore::new(MOST_PUTS),
+            putting: Semaphore::new(MOST_PUTS),
             whole: Mutex::default(),
         });
         // Not before the link is whole: a connection that comes at once would find nobody.
-        let keeper = keep_connected(link.channel.clone(), Arc::downgrade(&link));
+        let keeper = keep_connected(link.channel.clone(), context.searching.clone(), Arc::downgrade(&link));
         let _ = link.keeper.set(context.handle.spawn(keeper).abort_handle());
         link
     }
@@ -283,11 +287,29 @@ impl Drop for Wanted {
     }
 }
 
+/// The first search, in its turn: answers to more at once would be lost in our socket, and asked for again a second later.
+async fn connect_first(channel: &Arc<Channel>, searching: Arc<Semaphore>) -> Result<Arc<ServerConn>, PvaError> {
+    let turn = searching.acquire_owned().await;
+    let mut active = std::pin::pin!(channel.ensure_active());
+    let answered = tokio::time::timeout(PATIENCE, &mut active).await;
+    drop(turn);
+    let (server, _) = match answered {
+        Ok(active) => active?,
+        Err(_) => active.await?,
+    };
+    Ok(server)
+}
+
 /// Search, connect, watch, and again; ends with its link.
-async fn keep_connected(channel: Arc<Channel>, link: Weak<PvaLink>) {
+async fn keep_connected(channel: Arc<Channel>, searching: Arc<Semaphore>, link: Weak<PvaLink>) {
+    let mut first = Some(searching);
     loop {
-        match channel.ensure_active().await {
-            Ok((server, _)) => {
+        let connected = match first.take() {
+            Some(searching) => connect_first(&channel, searching).await,
+            None => channel.ensure_active().await.map(|(server, _)| server),
+        };
+        match connected {
+            Ok(server) => {
                 let Some(up) = link.upgrade() else { return };
                 up.came_up();
                 drop(up);

@@ -23,6 +23,7 @@ use epics_pva_rs::client_native::search_engine::{ClientSearchConfig, SearchEngin
 use epics_pva_rs::config::env::Config;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use crate::error::{Error, Kind};
 pub use link::PvaLink;
@@ -37,6 +38,9 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 /// No message may be larger; a circuit that announces one is closed.
 const MOST_BYTES: usize = 256 << 20;
 
+/// First searches that may be unanswered at once.
+const MOST_SEARCHES: usize = 1000;
+
 /// The process's pvAccess client.
 pub struct PvaContext {
     handle: Handle,
@@ -46,6 +50,8 @@ pub struct PvaContext {
     user: PvString,
     host: PvString,
     tcp_timeout: Duration,
+    /// Whose turn it is to search for the first time.
+    searching: Arc<Semaphore>,
     links: Mutex<HashMap<String, Weak<PvaLink>>>,
 }
 
@@ -77,6 +83,7 @@ impl PvaContext {
             user,
             host,
             tcp_timeout,
+            searching: Arc::new(Semaphore::new(MOST_SEARCHES)),
             links: Mutex::default(),
         })
     }

@@ -65,7 +65,7 @@ def put(pv: str, value: Any) -> None:
 
 def info(pv: str) -> Any:
     found = channel(pv).info()
-    return {"address": found.address, "type": found.type, "count": found.count}
+    return {"address": found.address, "type": found.type, "count": found.count, "circuit": found.circuit}
 
 
 def watch(pv: str, timeout: float = 5.0) -> None:
