@@ -107,16 +107,11 @@ impl Limit {
                 format!("connected, but no reply within {seconds} s"),
             )
         } else {
-            match link.and_then(Link::trouble) {
-                Some(trouble) => Error::new(
-                    Kind::NotConnected,
-                    format!("not connected within {seconds} s: {trouble}"),
-                ),
-                None => Error::new(
-                    Kind::NotConnected,
-                    format!("not connected: no server answered within {seconds} s"),
-                ),
-            }
+            let text = match link.and_then(Link::trouble) {
+                Some(trouble) => format!("not connected within {seconds} s: {trouble}"),
+                None => format!("not connected: no server answered within {seconds} s"),
+            };
+            Error::new(Kind::NotConnected, text)
         }
     }
 }

@@ -23,45 +23,24 @@ pub enum Array {
     Text(Vec<Text>),
 }
 
-fn bytes<T>(elements: &Elements<T>) -> usize {
-    size_of_val((**elements).as_ref())
-}
-
-impl Array {
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Bool(a) => (**a).as_ref().len(),
-            Self::I8(a) => (**a).as_ref().len(),
-            Self::U8(a) => (**a).as_ref().len(),
-            Self::I16(a) => (**a).as_ref().len(),
-            Self::U16(a) => (**a).as_ref().len(),
-            Self::I32(a) => (**a).as_ref().len(),
-            Self::U32(a) => (**a).as_ref().len(),
-            Self::I64(a) => (**a).as_ref().len(),
-            Self::U64(a) => (**a).as_ref().len(),
-            Self::F32(a) => (**a).as_ref().len(),
-            Self::F64(a) => (**a).as_ref().len(),
-            Self::Text(a) => a.len(),
+/// The same for elements of every type but text, which is not shared.
+macro_rules! of_each {
+    ($array:expr, $a:ident => $elements:expr, $texts:expr) => {
+        match $array {
+            Array::Bool($a) => $elements,
+            Array::I8($a) => $elements,
+            Array::U8($a) => $elements,
+            Array::I16($a) => $elements,
+            Array::U16($a) => $elements,
+            Array::I32($a) => $elements,
+            Array::U32($a) => $elements,
+            Array::I64($a) => $elements,
+            Array::U64($a) => $elements,
+            Array::F32($a) => $elements,
+            Array::F64($a) => $elements,
+            Array::Text($a) => $texts,
         }
-    }
-
-    /// How many bytes its elements take.
-    pub fn size(&self) -> usize {
-        match self {
-            Self::Bool(a) => bytes(a),
-            Self::I8(a) => bytes(a),
-            Self::U8(a) => bytes(a),
-            Self::I16(a) => bytes(a),
-            Self::U16(a) => bytes(a),
-            Self::I32(a) => bytes(a),
-            Self::U32(a) => bytes(a),
-            Self::I64(a) => bytes(a),
-            Self::U64(a) => bytes(a),
-            Self::F32(a) => bytes(a),
-            Self::F64(a) => bytes(a),
-            Self::Text(a) => a.iter().map(|text| text.len() + size_of::<Text>()).sum(),
-        }
-    }
+    };
 }
 
 /// Elements of which only the first are shown.
@@ -83,6 +62,15 @@ fn ends_in_zero<T: Default + PartialEq>(elements: &Elements<T>) -> bool {
 }
 
 impl Array {
+    pub fn len(&self) -> usize {
+        of_each!(self, a => (**a).as_ref().len(), a.len())
+    }
+
+    /// How many bytes its elements take.
+    pub fn size(&self) -> usize {
+        of_each!(self, a => size_of_val((**a).as_ref()), a.iter().map(|text| text.len() + size_of::<Text>()).sum())
+    }
+
     /// The first `count` of them.
     pub fn first(self, count: usize) -> Self {
         match self {
@@ -127,19 +115,6 @@ impl Array {
 
     /// Whether the last element is zero or an empty text.
     pub fn ends_in_zero(&self) -> bool {
-        match self {
-            Self::Bool(a) => ends_in_zero(a),
-            Self::I8(a) => ends_in_zero(a),
-            Self::U8(a) => ends_in_zero(a),
-            Self::I16(a) => ends_in_zero(a),
-            Self::U16(a) => ends_in_zero(a),
-            Self::I32(a) => ends_in_zero(a),
-            Self::U32(a) => ends_in_zero(a),
-            Self::I64(a) => ends_in_zero(a),
-            Self::U64(a) => ends_in_zero(a),
-            Self::F32(a) => ends_in_zero(a),
-            Self::F64(a) => ends_in_zero(a),
-            Self::Text(a) => a.last().is_some_and(Vec::is_empty),
-        }
+        of_each!(self, a => ends_in_zero(a), a.last().is_some_and(Vec::is_empty))
     }
 }

@@ -172,10 +172,7 @@ impl Value {
     /// The element of an array of one, for a scalar; anything else as it is.
     pub fn single(self) -> Self {
         match self {
-            Self::Array(array) if array.len() == 1 => match array.into_values().pop() {
-                Some(element) => element,
-                None => Self::Nothing,
-            },
+            Self::Array(array) if array.len() == 1 => array.into_values().pop().unwrap_or(Self::Nothing),
             other => other,
         }
     }

@@ -3,17 +3,27 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from deadline import until
-from ioc import HERE, NETWORK, Ports
+from epicsrs_native import Channel, get_context
+from ioc import HERE, NETWORK, Ioc, Ports
+
+# Opens channels, closed at the end of the test, by their names without the prefix.
+Served = Callable[[str], Channel]
 
 
 @contextmanager
-def pva_server(program: str, prefix: str, ports: Ports, log: Path) -> Iterator[None]:
+def pva_server(program: str, prefix: str, ports: Ports, log: Path) -> Iterator[Served]:
     """Run a program of programs/ until the block ends; AssertionError with its output where it does not serve."""
+
+    def channel(name: str) -> Channel:
+        opened = get_context().channel(f"pva://{prefix}{name}")
+        Ioc.opened.append(opened)
+        return opened
+
     environment = {**os.environ, **NETWORK.client(), **NETWORK.server(ports)}
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -27,7 +37,7 @@ def pva_server(program: str, prefix: str, ports: Ports, log: Path) -> Iterator[N
     try:
         until(lambda: "READY" in log.read_text() or process.poll() is not None, 20.0, log.read_text)
         assert process.poll() is None, log.read_text()
-        yield
+        yield channel
     finally:
         process.stdin.close()
         process.kill()

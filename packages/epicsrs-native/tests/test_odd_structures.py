@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from deadline import until
-from epicsrs_native import Channel, EnumValue, EpicsError, Reading, RemoteError, Structure, Table, get_context
-from ioc import NETWORK, Ioc
-from pva_server import pva_server
+from epicsrs_native import Channel, EnumValue, EpicsError, Reading, RemoteError, Structure, Table
+from ioc import NETWORK
+from pva_server import Served, pva_server
 
 Call = Callable[..., Any]
-Served = Callable[[str], Channel]
 PREFIX = "odd:"
 
 MEMBERS = {"boolean": "?", "byte": "i1", "ubyte": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"}
@@ -23,13 +22,7 @@ MEMBERS |= {"long": "i8", "ulong": "u8", "float": "f4", "double": "f8"}
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Opens channels to the p4p server of odd structures."""
-
-    def channel(name: str) -> Channel:
-        opened = get_context().channel(f"pva://{PREFIX}{name}")
-        Ioc.opened.append(opened)
-        return opened
-
-    with pva_server("odd_structures.py", PREFIX, NETWORK.iocs[4], tmp_path_factory.mktemp("odd") / "log"):
+    with pva_server("odd_structures.py", PREFIX, NETWORK.iocs[4], tmp_path_factory.mktemp("odd") / "log") as channel:
         yield channel
 
 

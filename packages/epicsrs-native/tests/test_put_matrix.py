@@ -188,7 +188,7 @@ def agrees(got: Any, put: list[Any], held: str, to: Wire) -> bool:
 @pytest.fixture(scope="module")
 def every(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ioc]:
     """An IOC with a record of every type."""
-    ioc = Ioc(NETWORK.iocs[5], tmp_path_factory.mktemp("every"), [HERE / "every_record.db"])
+    ioc = Ioc(NETWORK.iocs[2], tmp_path_factory.mktemp("every"), [HERE / "every_record.db"])
     ioc.start()
     yield ioc
     ioc.kill()

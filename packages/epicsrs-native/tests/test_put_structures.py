@@ -6,25 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from epicsrs_native import Channel, get_context
-from ioc import NETWORK, Ioc
-from pva_server import pva_server
+from ioc import NETWORK
+from pva_server import Served, pva_server
 
 Call = Callable[..., Any]
-Served = Callable[[str], Channel]
 PREFIX = "put:"
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Opens channels to a p4p server of odd structures, which others than these tests do not put to."""
-
-    def channel(name: str) -> Channel:
-        opened = get_context().channel(f"pva://{PREFIX}{name}")
-        Ioc.opened.append(opened)
-        return opened
-
-    with pva_server("odd_structures.py", PREFIX, NETWORK.iocs[4], tmp_path_factory.mktemp("put") / "log"):
+    with pva_server("odd_structures.py", PREFIX, NETWORK.iocs[4], tmp_path_factory.mktemp("put") / "log") as channel:
         yield channel
 
 

@@ -8,28 +8,19 @@ import numpy as np
 import pytest
 
 from deadline import until
-from epicsrs_native import Channel, Reading, RemoteError, Structure, Table, get_context
+from epicsrs_native import Channel, Reading, RemoteError, Structure, Table
 from ioc import NETWORK, Ioc
-from pva_server import pva_server
+from pva_server import Served, pva_server
 
 Call = Callable[..., Any]
 PREFIX = "S:"
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Channel]]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Opens channels to the p4p server of structures."""
-
-    def channel(name: str) -> Channel:
-        opened = get_context().channel(f"pva://{PREFIX}{name}")
-        Ioc.opened.append(opened)
-        return opened
-
-    with pva_server("structures.py", PREFIX, NETWORK.iocs[2], tmp_path_factory.mktemp("p4p") / "log"):
+    with pva_server("structures.py", PREFIX, NETWORK.iocs[2], tmp_path_factory.mktemp("p4p") / "log") as channel:
         yield channel
-
-
-Served = Callable[[str], Channel]
 
 
 def monitored(channel: Channel) -> Reading:

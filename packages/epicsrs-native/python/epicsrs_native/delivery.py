@@ -66,7 +66,8 @@ def deliver(batch: Batch) -> None:
         except BaseException as error:
             if not isinstance(error, Exception) and in_main_thread():
                 raise
-            report(f"{source.pv if source is not None else callback}: callback raised", source, error)
+            pv = None if source is None else source.pv
+            report(f"{callback if pv is None else pv}: callback raised", pv, error)
 
 
 def in_main_thread() -> bool:
@@ -76,19 +77,16 @@ def in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def report(message: str, source: Subscription | Watch | None, error: BaseException) -> None:
-    """Log what a callback raised, with the PV it was for."""
+def report(message: str, pv: str | None, error: BaseException) -> None:
+    """Log what a callback raised, or what kept it from being called, with the PV it was for."""
     import logging
 
-    pv = None if source is None else source.pv
     logging.getLogger("epicsrs.delivery").error(message, exc_info=error, extra={"pv": pv})
 
 
 def unreadable(pv: str, error: BaseException) -> None:
     """Log an update or a result that could not be made into Python."""
-    import logging
-
-    logging.getLogger("epicsrs.delivery").error("%s: an update cannot be read", pv, exc_info=error, extra={"pv": pv})
+    report(f"{pv}: an update cannot be read", pv, error)
 
 
 def hand_on(records: list[tuple[str, int, str]], dropped: int) -> None:

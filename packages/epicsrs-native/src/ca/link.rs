@@ -270,6 +270,14 @@ impl CaLink {
 
     /// Do `issue` as soon as the channel is up and its circuit has room, in the order of the calls to one circuit.
     async fn send<T>(&self, issue: impl Fn(&CaChannel) -> Result<T, Refusal>) -> Result<T, Error> {
+        match self.send_at_once(&issue) {
+            Some(sent) => sent,
+            // On the heap: a bulk call moves thousands of these futures, most of which have nothing to wait for.
+            None => Box::pin(self.send_in_turn(issue)).await,
+        }
+    }
+
+    async fn send_in_turn<T>(&self, issue: impl Fn(&CaChannel) -> Result<T, Refusal>) -> Result<T, Error> {
         // Held until it is sent: what waits for the connection goes before what comes after it.
         let _place = self.waiting.join(|| self.events.connected()).await;
         loop {
@@ -289,7 +297,7 @@ impl CaLink {
         }
     }
 
-    /// As `send`, where nothing has to be waited for.
+    /// None where something has to be waited for.
     fn send_at_once<T>(&self, issue: impl Fn(&CaChannel) -> Result<T, Refusal>) -> Option<Result<T, Error>> {
         if !self.waiting.is_empty() || !self.events.connected() {
             return None;
@@ -311,12 +319,7 @@ impl CaLink {
     }
 
     pub async fn get(&self, form: Form, count: Option<u32>) -> Result<Reading, Error> {
-        let ask = |channel: &CaChannel| Asked::of(channel, form, count);
-        // What has to wait does so on the heap: a bulk call moves thousands of these futures.
-        let asked = match self.send_at_once(ask) {
-            Some(asked) => asked?,
-            None => Box::pin(self.send(ask)).await?,
-        };
+        let asked = self.send(|channel| Asked::of(channel, form, count)).await?;
         let reading = asked.answered(form, || self.known_choices()).await?;
         match count {
             None => Ok(reading),
@@ -335,24 +338,22 @@ impl CaLink {
     }
 
     pub async fn put(&self, value: Value, wait: bool) -> Result<(), Error> {
-        let put = |channel: &CaChannel| {
-            let native = channel.native_field_type()?;
-            let most = channel.element_count()?;
-            let choices = self.known_choices();
-            let (dbr, data) = value::to_dbr(value.clone(), native, most, choices.as_ref())?;
-            let sent = if wait {
-                channel
-                    .put_as_dbr_callback(dbr, &data)
-                    .map(|answer| Some(Box::pin(answer) as Answer<()>))
-            } else {
-                channel.put_as_dbr_no_callback(dbr, &data).map(|()| None)
-            };
-            sent.map_err(|error| write_refusal(channel, error))
-        };
-        let completion = match self.send_at_once(put) {
-            Some(sent) => sent?,
-            None => Box::pin(self.send(put)).await?,
-        };
+        let completion = self
+            .send(|channel| {
+                let native = channel.native_field_type()?;
+                let most = channel.element_count()?;
+                let choices = self.known_choices();
+                let (dbr, data) = value::to_dbr(value.clone(), native, most, choices.as_ref())?;
+                let sent = if wait {
+                    channel
+                        .put_as_dbr_callback(dbr, &data)
+                        .map(|answer| Some(Box::pin(answer) as Answer<()>))
+                } else {
+                    channel.put_as_dbr_no_callback(dbr, &data).map(|()| None)
+                };
+                sent.map_err(|error| write_refusal(channel, error))
+            })
+            .await?;
         match completion {
             Some(completion) => completion.await.map_err(failure),
             None => Ok(()),
