@@ -30,19 +30,21 @@ CLIENTS = {
     "ophyd_detector": OPHYD,
     "ophyd_async": ["ophyd-async[ca,pva]==0.21.3", "h5py==3.16.0", "bluesky==1.15.1"],
     "monochromator": ["p4p==4.3.0"],
+    "full_rate": ["p4p==4.3.0"],
 }
 
 
-@pytest.mark.parametrize("client", CLIENTS)
-def test_every_check_of_a_client_passes(beamline: Beamline, client: str, tmp_path: Path) -> None:
-    outcomes = tmp_path / "outcomes.json"
+def check(beamline: Beamline, client: str, folder: Path, limit: float = LIMIT, **settings: str) -> None:
+    """Run the checks of one client; all of them must pass."""
+    outcomes = folder / "outcomes.json"
     python = f"--python={sys.version_info.major}.{sys.version_info.minor}"
     packages = [f"--with={package}" for package in ["pytest==9.2.0", *CLIENTS[client]]]
     uv = ["uv", "run", "--quiet", "--no-project", "--isolated", python, *packages]
     program = shutil.which(beamline.command()[0])
     assert program is not None
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("EPICS_", "VIRTUAL_ENV"))}
-    environment |= beamline.env | {
+    environment |= settings | {
+        **beamline.env,
         "BEAMLINE_PREFIX": beamline.prefix,
         "OUTCOMES": str(outcomes),
         "PATH": f"{Path(program).parent}{os.pathsep}{os.environ['PATH']}",
@@ -53,10 +55,10 @@ def test_every_check_of_a_client_passes(beamline: Beamline, client: str, tmp_pat
         # Without the repository's own settings for pytest.
         [*uv, "python", "-m", "pytest", "-q", "-c", os.devnull, "-p", "no:cacheprovider", f"{HERE}/check_{client}.py"],
         env=environment,
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
-        timeout=LIMIT,
+        timeout=limit,
         check=False,
     )
 
@@ -64,3 +66,13 @@ def test_every_check_of_a_client_passes(beamline: Beamline, client: str, tmp_pat
     counted = json.loads(outcomes.read_text())
     assert counted["passed"] > 0
     assert counted["passed"] == counted["collected"], counted
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_every_check_of_a_client_passes(beamline: Beamline, client: str, tmp_path: Path) -> None:
+    check(beamline, client, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_monochromator_moves_50_times_after_each_of_20_boots(beamline: Beamline, tmp_path: Path) -> None:
+    check(beamline, "monochromator", tmp_path, 1800.0, MONOCHROMATOR="20,50")

@@ -93,16 +93,23 @@ class Beamline:
         Raises:
             BeamlineError: It ended, or did not serve within `timeout` seconds.
         """
-        process = subprocess.Popen(self.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # In a process group of its own: a terminal's Ctrl-C is for the client, which may still have to stop a motor.
+        process = subprocess.Popen(
+            self.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
+        )
         self._process = process
         watchdog = threading.Timer(timeout, process.kill)
         watchdog.start()
         assert process.stdout is not None
-        line = process.stdout.readline()
-        watchdog.cancel()
+        try:
+            line = process.stdout.readline()
+        except BaseException:
+            self.kill()
+            raise
+        finally:
+            watchdog.cancel()
         if not line:
-            status = process.wait()
-            self._process = None
+            status = self._ended(process, timeout)
             raise BeamlineError(f"{PROGRAM} did not start, exit status {status}: {self.said()}")
         ready: dict[str, Any] = json.loads(line)
         self.ports = {name: int(ready[name]) for name in self.ports}
@@ -172,12 +179,20 @@ class Beamline:
         return status
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except KeyboardInterrupt:
+            self._remove_own_log()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None:
             self.stop()
-        if self._own_log and kind is None:
+        if kind is None:
+            self._remove_own_log()
+
+    def _remove_own_log(self) -> None:
+        if self._own_log:
             self.log.unlink(missing_ok=True)

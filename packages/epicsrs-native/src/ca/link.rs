@@ -31,8 +31,6 @@ pub struct CaLink {
     searching: Notify,
     /// Whether it has been connected before.
     answered: AtomicBool,
-    /// Whether the last server that was found refused to create the channel.
-    refused: AtomicBool,
     events: Events,
     feeds: Feeds,
     properties: Mutex<Properties>,
@@ -63,7 +61,6 @@ impl CaLink {
             channel: OnceLock::new(),
             searching: Notify::new(),
             answered: AtomicBool::new(false),
-            refused: AtomicBool::new(false),
             events: Events::default(),
             feeds: Feeds::default(),
             properties: Mutex::default(),
@@ -113,7 +110,6 @@ impl CaLink {
     fn happened(self: &Arc<Self>, event: ConnectionEvent) {
         match event {
             ConnectionEvent::Connected => {
-                self.refused.store(false, Ordering::Release);
                 if !self.answered.swap(true, Ordering::AcqRel) {
                     self.context.pacer.answered();
                 }
@@ -138,7 +134,6 @@ impl CaLink {
             ConnectionEvent::AccessRightsChanged { read, write } => {
                 self.events.access_changed((Some(read), Some(write)));
             }
-            ConnectionEvent::CreateRefused => self.refused.store(true, Ordering::Release),
             ConnectionEvent::NativeTypeChanged { .. } => {}
         }
     }
@@ -167,7 +162,7 @@ impl CaLink {
     pub fn trouble(&self) -> Option<String> {
         match self.silent_server() {
             Some(server) => Some(format!("its server {server} does not answer")),
-            None if self.refused.load(Ordering::Acquire) => Some("the server refused the channel".to_owned()),
+            None if self.channel.get()?.create_refused() => Some("the server refused the channel".to_owned()),
             None => None,
         }
     }

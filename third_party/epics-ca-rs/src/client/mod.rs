@@ -3385,6 +3385,12 @@ impl CaChannel {
         self.conn_tx.subscribe()
     }
 
+    /// Whether the last server that was found refused to create this
+    /// channel (CA_PROTO_CREATE_CH_FAIL). It is searched for again.
+    pub fn create_refused(&self) -> bool {
+        self.conn_fold().refused
+    }
+
     /// The fold of every connection event this channel has sent — what a
     /// receiver that lost nothing holds (see [`state::ConnFold`]).
     pub(crate) fn conn_fold(&self) -> state::ConnFold {
@@ -4430,7 +4436,7 @@ async fn run_coordinator(
                             });
                             // No failed connect: the server answers, and has
                             // other channels to serve.
-                            ch.announce(&snapshots, ConnectionEvent::CreateRefused);
+                            ch.conn_tx.refused();
                         }
                     }
                     TransportEvent::TcpClosed { server_addr, priority } => {

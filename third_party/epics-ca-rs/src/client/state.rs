@@ -141,6 +141,9 @@ pub(crate) struct ConnFold {
     /// `Connected`, so a connected fold holds that connection's rights.
     pub read: bool,
     pub write: bool,
+    /// Whether the last server found refused to create the channel
+    /// (CA_PROTO_CREATE_CH_FAIL); false once connected.
+    pub refused: bool,
     /// Connected → `Disconnected` edges sent.
     pub outages: u64,
 }
@@ -149,13 +152,15 @@ impl ConnFold {
     const CONNECTED: u64 = 1;
     const READ: u64 = 2;
     const WRITE: u64 = 4;
-    const OUTAGE: u64 = 8;
+    const REFUSED: u64 = 8;
+    const OUTAGE: u64 = 16;
 
     fn unpack(v: u64) -> Self {
         Self {
             connected: v & Self::CONNECTED != 0,
             read: v & Self::READ != 0,
             write: v & Self::WRITE != 0,
+            refused: v & Self::REFUSED != 0,
             outages: v / Self::OUTAGE,
         }
     }
@@ -165,11 +170,15 @@ impl ConnFold {
             | if self.connected { Self::CONNECTED } else { 0 }
             | if self.read { Self::READ } else { 0 }
             | if self.write { Self::WRITE } else { 0 }
+            | if self.refused { Self::REFUSED } else { 0 }
     }
 
     fn after(mut self, evt: &ConnectionEvent) -> Self {
         match *evt {
-            ConnectionEvent::Connected => self.connected = true,
+            ConnectionEvent::Connected => {
+                self.connected = true;
+                self.refused = false;
+            }
             ConnectionEvent::Disconnected => {
                 if self.connected {
                     self.outages += 1;
@@ -180,7 +189,7 @@ impl ConnFold {
                 self.read = read;
                 self.write = write;
             }
-            ConnectionEvent::NativeTypeChanged { .. } | ConnectionEvent::CreateRefused => {}
+            ConnectionEvent::NativeTypeChanged { .. } => {}
         }
         self
     }
@@ -193,6 +202,7 @@ impl ConnEvents {
             connected: false,
             read: true,
             write: true,
+            refused: false,
             outages: 0,
         };
         let fold = Arc::new(AtomicU64::new(fold.pack()));
@@ -222,6 +232,13 @@ impl ConnEvents {
     /// Wake `reply` at the next `Connected`.
     pub fn add_waiter(&mut self, reply: epics_base_rs::runtime::sync::oneshot::Sender<()>) {
         self.waiters.push(reply);
+    }
+
+    /// A server refused to create the channel.
+    pub fn refused(&mut self) {
+        let mut now = ConnFold::unpack(self.fold.load(Ordering::Relaxed));
+        now.refused = true;
+        self.fold.store(now.pack(), Ordering::Release);
     }
 
     /// Fold `evt`, then send it: a receiver woken by it reads a fold that
@@ -257,9 +274,6 @@ impl ConnEventsView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionEvent {
     Connected,
-    /// The server answered the search and then refused to create the
-    /// channel (CA_PROTO_CREATE_CH_FAIL); it is searched for again.
-    CreateRefused,
     /// The channel left the connected set. CA has exactly two connection
     /// states on the application side: `nciu::unresponsiveCircuitNotify`
     /// (`nciu.cpp:161-181`) — the echo-timeout path — calls the very same
@@ -303,6 +317,7 @@ mod conn_fold_tests {
             connected,
             read,
             write,
+            refused: false,
             outages,
         };
         assert_eq!(view.fold(), at(false, true, true, 0));
