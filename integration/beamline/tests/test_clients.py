@@ -53,7 +53,20 @@ def check(beamline: Beamline, client: str, folder: Path, limit: float = LIMIT, *
 
     done = subprocess.run(
         # Without the repository's own settings for pytest.
-        [*uv, "python", "-m", "pytest", "-q", "-c", os.devnull, "-p", "no:cacheprovider", f"{HERE}/check_{client}.py"],
+        [
+            *uv,
+            "python",
+            "-m",
+            "pytest",
+            "-q",
+            "-c",
+            os.devnull,
+            "-p",
+            "checks",
+            "-p",
+            "no:cacheprovider",
+            f"{HERE}/check_{client}.py",
+        ],
         env=environment,
         cwd=folder,
         capture_output=True,

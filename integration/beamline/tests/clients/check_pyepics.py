@@ -208,7 +208,8 @@ def test_the_current_decays_and_tops_up(channel):
     index = current.add_callback(watch)
     try:
         assert fell.wait(LIMIT) and rose.wait(LIMIT)
-        assert all(475 < value <= 500 for value in seen)
+        # A step of 0.1 s takes 2 % of what may be just above 480.
+        assert all(470 < value <= 500 for value in seen)
     finally:
         current.remove_callback(index)
         lifetime.put(600, wait=True)
