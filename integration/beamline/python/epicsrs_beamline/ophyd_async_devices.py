@@ -1,5 +1,8 @@
 """The beamline's devices for ophyd-async."""
 
+# ophyd-async leaves some type parameters open.
+# pyright: reportUnknownVariableType=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+
 from typing import Annotated
 
 import numpy as np

@@ -1,5 +1,8 @@
 """The beamline's devices for ophyd."""
 
+# ophyd has no types.
+# pyright: reportMissingTypeStubs=false
+
 from ophyd import Component as Cpt
 from ophyd import Device, EpicsMotor, EpicsSignal, EpicsSignalRO, PVPositioner
 from ophyd.areadetector import ADComponent, CamBase, DetectorBase, SingleTrigger
@@ -72,7 +75,7 @@ class Cam(CamBase):
     wait_for_plugins = ADComponent(EpicsSignal, "WaitForPlugins", string=True, kind="config")
 
 
-class Camera(SingleTrigger, DetectorBase):
+class Camera(SingleTrigger, DetectorBase):  # pyright: ignore[reportIncompatibleMethodOverride] (ophyd's own)
     """The camera on the beam spot, with its plugins."""
 
     cam = ADComponent(Cam, "cam1:")
