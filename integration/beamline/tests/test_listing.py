@@ -5,7 +5,7 @@ from pathlib import Path
 
 from epicsrs_beamline import Beamline
 
-LISTING = Path(__file__).parent.parent / "PVS.txt"
+LISTING = Path(__file__).parents[3] / "docs" / "reference" / "beamline-pvs.txt"
 
 
 def printed(*options: str) -> list[str]:
@@ -20,7 +20,7 @@ def test_help_names_every_option() -> None:
 
 
 def test_the_listing_in_the_repository_is_the_program_s_own() -> None:
-    # Written by: epicsrs-beamline --list > PVS.txt
+    # Written by: epicsrs-beamline --list > docs/reference/beamline-pvs.txt
     assert LISTING.read_text().splitlines() == printed("--list")
 
 
