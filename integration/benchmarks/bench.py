@@ -15,7 +15,7 @@ from row import Figure, Goal, Row
 from server import serving
 from start import measure_start
 
-from epicsrs_demo.ioc import SoftIoc
+from ioc import SoftIoc
 
 # A client that has used up so many seconds in a row gets no further repetition of it.
 CLIENT_LIMIT = 25.0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from process import Figures, NoAnswerError, Task, TaskError, WorkerProcess
 
-from epicsrs_demo.ioc import SoftIoc
+from ioc import SoftIoc
 
 READY_LIMIT = 30.0
 # The call is under way by then.

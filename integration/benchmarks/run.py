@@ -15,7 +15,7 @@ from row import Row
 from rows import rows
 from table import show
 
-from epicsrs_demo.ioc import SoftIoc
+from ioc import SoftIoc
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import environments
 from process import TaskError
 from row import Row
 
-from epicsrs_demo.ioc import SoftIoc
+from ioc import SoftIoc
 
 HERE = Path(__file__).resolve().parent
 HOSTILE = HERE.parents[1] / "packages" / "epicsrs-native" / "tests" / "programs"
