@@ -84,21 +84,21 @@ class RunDocuments:
     @property
     def sources(self) -> set[str]:
         """The PVs that its streams come from."""
-        return {
-            key["source"] for name, doc in self.documents if name == "descriptor" for key in doc["data_keys"].values()
-        }
+        return {key["source"] for doc in self.named("descriptor") for key in doc["data_keys"].values()}
+
+    def named(self, name: str) -> list[dict[str, Any]]:
+        """The documents of that name, in order."""
+        return [doc for found, doc in self.documents if found == name]
 
     def units(self, key: str) -> str:
         """The units of a data key."""
         return next(
-            doc["data_keys"][key].get("units", "")
-            for name, doc in self.documents
-            if name == "descriptor" and key in doc["data_keys"]
+            doc["data_keys"][key].get("units", "") for doc in self.named("descriptor") if key in doc["data_keys"]
         )
 
     def stream(self, stream: str) -> "Columns":
         """All events of a stream, as columns."""
-        descriptors = {doc["uid"] for name, doc in self.documents if name == "descriptor" and doc["name"] == stream}
+        descriptors = {doc["uid"] for doc in self.named("descriptor") if doc["name"] == stream}
         events: list[dict[str, Any]] = []
         for name, doc in self.documents:
             if name in {"event", "event_page"} and doc["descriptor"] in descriptors:

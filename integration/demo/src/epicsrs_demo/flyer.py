@@ -1,27 +1,45 @@
-"""The fly scan's hardware, through epicsrs-bulk."""
+"""The fly scan's hardware, through epicsrs-bulk: the counter mcs1, which counts while the sample is swept."""
 
-from epicsrs_bulk import Column, TimeWaveform, WaveformFlyer
+from epicsrs_bulk import ClockCounts, Column, WaveformFlyer
+from epicsrs_demo.records import PREFIX
 
-# Rows so far, for the progress bar.
-INDEX = "demo:fly:index"
-POINTS = "demo:fly:points"
+COUNTER = f"{PREFIX}mcs1:"
+REGIONS = 48
+# Of the detector's clock, in Hz.
+CLOCK = 80e6
+# Seconds for each row.
+DWELL = 0.01
 
 
-def make_flyer() -> WaveformFlyer:
-    """A flyer that sweeps the stage; each row has the time that the IOC's clock showed."""
+def make_flyer(rows: int) -> WaveformFlyer:
+    """A flyer with the columns that the dead time is corrected by, and the truth; the regions come over pvAccess."""
+    columns = [
+        Column(f"{COUNTER}Encoder", "encoder", units="mm"),
+        *(Column(f"{COUNTER}{name}", key, units=units) for name, key, units in COLUMNS),
+        *(Column(f"pva://{COUNTER}ROI{region}", f"roi{region}", units="counts") for region in range(1, REGIONS + 1)),
+    ]
     return WaveformFlyer(
         "fly",
-        columns=[
-            Column("demo:fly:encoder", "stage", units="mm"),
-            Column("demo:fly:i0", "i0", units="counts"),
-            Column("pva://demo:fly:it", "it", units="counts"),
-            Column("pva://demo:fly:fluo", "fluo", units="counts"),
-            Column("demo:fly:current", "current", units="mA"),
+        columns,
+        times=ClockCounts(f"{COUNTER}ClockTicks", frequency=CLOCK),
+        rows=rows,
+        arm=[
+            (f"{COUNTER}Mode", "At end"),
+            (f"{COUNTER}TriggerMode", "Internal"),
+            (f"{COUNTER}NumPoints", rows),
+            (f"{COUNTER}Dwell", DWELL),
         ],
-        times=TimeWaveform("demo:fly:clock", epoch="epics"),
-        rows=POINTS,
-        start=[("demo:fly:start", 1)],
-        done=("demo:fly:busy", "Done"),
-        disarm=[("demo:fly:go", 0)],
-        timeout=20.0,
+        start=[(f"{COUNTER}Acquire", 1)],
+        done=(f"{COUNTER}Acquire", "Done"),
+        disarm=[(f"{COUNTER}Acquire", 0)],
+        timeout=rows * DWELL + 10.0,
     )
+
+
+COLUMNS = (
+    ("I0", "i0", "counts"),
+    ("ClockTicks", "clock_ticks", "ticks"),
+    ("ResetTicks", "reset_ticks", "ticks"),
+    ("AllEvents", "all_events", "events"),
+    ("TrueEvents", "true_events", "events"),
+)

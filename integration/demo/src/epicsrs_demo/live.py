@@ -70,7 +70,9 @@ class LiveView:
     def _begin(self, descriptor: dict[str, Any]) -> None:
         """A new table, where the run's devices hint at what to show."""
         self._descriptor = descriptor["uid"]
-        fields = sorted(field for hints in descriptor["hints"].values() for field in hints.get("fields", ()))
+        hinted = sorted(field for hints in descriptor["hints"].values() for field in hints.get("fields", ()))
+        # Frames are in a file.
+        fields = [field for field in hinted if "external" not in descriptor["data_keys"][field]]
         if fields:
             self._motors = [field for field in fields if field in self._start["motors"]]
             self._detectors = [field for field in fields if field not in self._motors]
@@ -103,4 +105,4 @@ class LiveView:
         return table
 
     def _heading(self, field: str) -> str:
-        return f"{field.removeprefix('detectors')[1:] if field in self._detectors else field}\n{self._units[field]}"
+        return f"{field}\n{self._units[field]}"

@@ -30,8 +30,11 @@ class Parts:
         self.seconds[name] = time.perf_counter() - start
 
 
-def _reason(error: BaseException) -> str:
-    # bluesky's FailedStatus and its like say less than what made them fail.
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _reason(error: Exception) -> str:
+    # bluesky's FailedStatus and its like say less than what made them fail; a cancellation, or a timeout without words,
+    # says nothing.
+    chain = [error]
+    while isinstance(chain[-1].__cause__, Exception):
+        chain.append(chain[-1].__cause__)
+    told = next((cause for cause in reversed(chain) if str(cause)), error)
+    return f"{type(told).__name__}: {' '.join(str(told).split())}"

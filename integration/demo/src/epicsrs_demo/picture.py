@@ -5,82 +5,117 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from epicsrs_demo.crowd import PROTOCOLS
+from epicsrs_demo.deadtime import Regions
 from epicsrs_demo.documents import RunDocuments
+from epicsrs_demo.frames import Frames
 from epicsrs_demo.latency import LAYERS
 
-IT, FLUO, RING = "#1f6fb4", "#d1495b", "#3a3a3a"
-LAYER_COLOURS = dict(zip(LAYERS, ("#2a9d8f", "#e9a23b", "#7b5ea7"), strict=True))
+BLUE, RED, GREEN, DARK = "#1f6fb4", "#d1495b", "#2a9d8f", "#3a3a3a"
+RUN_COLOURS = {"step": BLUE, "energy": "#e9a23b", "frames": "#7b5ea7", "fly": RED}
+LAYER_COLOURS = dict(zip(LAYERS, (GREEN, "#e9a23b", "#7b5ea7"), strict=True))
 PROTOCOL_NAMES = {"ca": "Channel Access", "pva": "pvAccess"}
 # A few of the reads wait for a busy machine, and would squeeze the rest.
 SHOWN_PERCENT = 99.5
 
 
-def draw(runs: list[RunDocuments], path: Path) -> None:
-    """Draw the scans, the beam current and the latencies as a PNG."""
-    by_name = {run.start["scan"]: run for run in runs}
-    scans = [run for run in runs if run.start["scan"] != "latency"]
+def draw(runs: dict[str, RunDocuments], frames: Frames, regions: Regions, path: Path) -> None:
+    """Draw the scans, a frame, the beam current and the latencies as a PNG."""
     # A Figure without pyplot draws with Agg and needs no display.
-    figure = Figure(figsize=(14, 9), layout="constrained")
-    figure.suptitle("One RunEngine, one EPICS client: ophyd, ophyd-async and fly scans", fontsize=16, weight="bold")
-    grid = figure.add_gridspec(2, 6, height_ratios=(1.15, 1))
-    steps = figure.add_subplot(grid[0, :3])
-    _draw_steps(steps, by_name["step-ophyd"], by_name["step-ophyd-async"])
-    _draw_flight(figure.add_subplot(grid[0, 3:], sharex=steps, sharey=steps), by_name["fly-bulk"])
-    _draw_current(figure.add_subplot(grid[1, :2]), scans)
-    for place, protocol in zip((slice(2, 4), slice(4, 6)), PROTOCOLS, strict=True):
-        _draw_latency(figure.add_subplot(grid[1, place]), by_name["latency"], protocol)
-    figure.savefig(path, dpi=120)
+    figure = Figure(figsize=(16, 13), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.1))
+    figure.suptitle("One RunEngine, one EPICS client: ophyd, ophyd-async and fly scans", fontsize=18, weight="bold")
+    grid = figure.add_gridspec(3, 6, height_ratios=(1.1, 1.2, 0.9))
+    _draw_steps(figure.add_subplot(grid[0, :2]), runs["step"])
+    _draw_energies(figure.add_subplot(grid[0, 2:4]), runs["energy"])
+    _draw_frame(figure.add_subplot(grid[0, 4:]), runs["frames"], frames)
+    flight = grid[1, :4].subgridspec(2, 1, height_ratios=(3, 1))
+    counts = figure.add_subplot(flight[0])
+    _draw_flight(counts, figure.add_subplot(flight[1], sharex=counts), runs["fly"], regions)
+    _draw_current(figure.add_subplot(grid[1, 4:]), runs)
+    for place, protocol in zip((slice(3), slice(3, 6)), PROTOCOLS, strict=True):
+        _draw_latency(figure.add_subplot(grid[2, place]), runs["latency"], protocol)
+    figure.savefig(path, dpi=110)
 
 
-def _draw_steps(axes: Axes, sync: RunDocuments, other: RunDocuments) -> None:
-    for run, separator, style, size in ((sync, "_", "o", 9), (other, "-", "x", 5)):
-        data = run.stream("primary").data
-        layer = run.start["title"].split(", ")[1]
-        for key, colour in (("it", IT), ("fluo", FLUO)):
-            axes.plot(
-                data["stage"],
-                data[f"detectors{separator}{key}"] / data[f"detectors{separator}i0"],
-                style,
-                markersize=size,
-                fillstyle="none",
-                color=colour,
-                label=f"{key} / i0, {layer}",
-            )
-    _label(axes, "Step scans: the same stage through both adapters", f"stage / {sync.units('stage')}", "counts / i0")
-    axes.legend()
+def _draw_steps(axes: Axes, run: RunDocuments) -> None:
+    data = run.stream("primary").data
+    for key, colour in (("It", BLUE), ("If", RED), ("diode", GREEN)):
+        normal = data[key] / (data["I0"] if key != "diode" else 1.0)
+        label = f"{key} / I0" if key != "diode" else "diode"
+        axes.plot(data["sample_x"], normal / normal.max(), "o-", markersize=4, linewidth=1, color=colour, label=label)
+    axes.set_ylim(0, 1.28)
+    _label(axes, "Step scan, ophyd: motor and scaler", f"sample x / {run.units('sample_x')}", "part of the highest")
+    axes.legend(ncols=3, loc="upper center")
 
 
-def _draw_flight(axes: Axes, run: RunDocuments) -> None:
-    rows = run.stream("primary")
-    stage, times = rows.data["stage"], rows.timestamps["stage"]
-    for key, colour in (("it", IT), ("fluo", FLUO)):
-        ratio = rows.data[key] / rows.data["i0"]
-        axes.plot(stage, ratio, ".-", markersize=3, linewidth=0.7, color=colour, label=f"{key} / i0")
-    seconds = times - times[0]
-    top = axes.secondary_xaxis(
-        "top", functions=(lambda x: np.interp(x, stage, seconds), lambda t: np.interp(t, seconds, stage))
+def _draw_energies(axes: Axes, run: RunDocuments) -> None:
+    data = run.stream("primary").data
+    axes.plot(data["energy"], data["analyser"], "o-", markersize=4, linewidth=1, color=BLUE, label="analyser")
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.2)
+    angle = axes.twinx()
+    angle.plot(data["energy"], data["theta"], "-", linewidth=1.2, color=RED, label="Bragg angle")
+    angle.set_ylabel(f"Bragg angle / {run.units('theta')}", color=RED)
+    angle.tick_params(axis="y", colors=RED)
+    angle.spines["top"].set_visible(False)
+    _label(axes, "Energy scan, ophyd: monochromator", f"energy / {run.units('energy') or 'keV'}", "analyser / counts")
+    axes.spines["right"].set_visible(True)
+    axes.legend(handles=[*axes.lines, *angle.lines], loc="upper center", ncols=2)
+
+
+def _draw_frame(axes: Axes, run: RunDocuments, frames: Frames) -> None:
+    number = len(frames.images) // 4
+    image = axes.imshow(frames.images[number], cmap="magma", origin="lower")
+    axes.plot(*frames.spots.T, "+", color="#7fdbca", markersize=7, markeredgewidth=1.3)
+    axes.figure.colorbar(image, ax=axes, shrink=0.85, label="counts")
+    place = run.stream("primary").data["spot_x"][number]
+    title = f"Frame {number + 1} of {len(frames.images)}, ophyd-async: motor at {place:.0f} pixels"
+    _label(axes, title, "column; + the spot in each frame", "row")
+    axes.grid(visible=False)
+
+
+def _draw_flight(axes: Axes, below: Axes, run: RunDocuments, regions: Regions) -> None:
+    x, region = regions.encoder, 0
+    raw, corrected, true = (counts[:, region] for counts in (regions.raw, regions.corrected, regions.true))
+    axes.plot(x, true, color="#f4b6bd", linewidth=6, solid_capstyle="round", label="truly came")
+    axes.plot(x, corrected, color=RED, linewidth=1.2, label="corrected")
+    axes.plot(x, raw, color=BLUE, linewidth=1.2, label="counted")
+    rows, count = regions.raw.shape
+    _label(
+        axes, f"Fly scan, epicsrs-bulk: {rows} rows of {count} regions in one EventPage; region 1", "", "counts a row"
     )
-    top.set_ticks(np.arange(0, seconds[-1], 0.5).tolist())
-    top.set_xlabel("seconds by the IOC's clock")
-    _label(axes, f"Fly scan: {len(stage)} rows in one EventPage", f"encoder / {run.units('stage')}", "counts / i0")
-    axes.legend()
+    axes.tick_params(labelbottom=False)
+    axes.legend(loc="upper right")
+    times = run.stream("primary").timestamps["encoder"]
+    dead = 1 - 1 / regions.factor.max()
+    axes.text(
+        0.012,
+        0.95,
+        f"{times[-1] - times[0]:.2f} s by the detector's clock\ndead time up to {dead:.0%}",
+        transform=axes.transAxes,
+        va="top",
+    )
+    below.plot(x, corrected - true, ".", markersize=2.5, color=RED)
+    _label(below, "", f"encoder / {run.units('encoder')}", "corrected\n– true")
 
 
-def _draw_current(axes: Axes, runs: list[RunDocuments]) -> None:
-    start = min(run.start["time"] for run in runs)
-    for number, run in enumerate(runs):
-        current = run.stream("ring_current_monitor")
+def _draw_current(axes: Axes, runs: dict[str, RunDocuments]) -> None:
+    start = runs["step"].start["time"]
+    patches: list[Patch] = []
+    for name, colour in RUN_COLOURS.items():
+        current = runs[name].stream("ring_current_monitor")
         times = current.timestamps["ring_current"] - start
-        axes.plot(times, current.data["ring_current"], ".-", markersize=4, linewidth=0.8, color=RING)
-        axes.axvspan(times[0], times[-1], color=f"C{number}", alpha=0.15, linewidth=0)
-        place = (times[0] + times[-1]) / 2
-        title = run.start["title"].replace(", ", "\n")
-        axes.text(place, 0.97, title, transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=9)
-    axes.margins(y=0.2)
-    _label(axes, "Beam current, watched", "seconds by the IOC's clock", runs[0].units("ring_current"))
+        axes.plot(times, current.data["ring_current"], ".-", markersize=2.5, linewidth=0.8, color=DARK)
+        axes.axvspan(times[0], times[-1], color=colour, alpha=0.2, linewidth=0)
+        patches.append(Patch(color=colour, alpha=0.35, label=runs[name].start["title"]))
+    low, high = axes.get_ylim()
+    axes.set_ylim(top=high + (high - low) * 0.45)
+    axes.legend(handles=patches, loc="upper right")
+    units = runs["step"].units("ring_current")
+    _label(axes, "Beam current, watched during each scan", "seconds by the IOC's clock", units)
 
 
 def _draw_latency(axes: Axes, run: RunDocuments, protocol: str) -> None:

@@ -1,57 +1,44 @@
 """The beamline as legacy ophyd sees it, through ophyd-epicsrs-sync."""
 
-from typing import Any
+from ophyd import EpicsMotor
 
-from ophyd import Component as Cpt
-from ophyd import Device, EpicsSignal, EpicsSignalRO, PVPositionerPC
-from ophyd import FormattedComponent as FCpt
+from epicsrs_beamline.ophyd_devices import Monochromator, PointDetector, Scaler
+from epicsrs_demo.records import PREFIX
 
-
-class Stage(PVPositionerPC):
-    """A stage whose put is answered when it has arrived."""
-
-    setpoint = Cpt(EpicsSignal, "")
-    readback = Cpt(EpicsSignalRO, ":RBV")
-    done = FCpt(EpicsSignalRO, "pva://{prefix}:done")
-    done_value = 1
-
-    def __init__(self, prefix: str, *, name: str) -> None:
-        super().__init__(prefix, name=name)
-        # The readback is what the stage is called in the documents.
-        self.readback.name = name
-
-
-class Detectors(Device):
-    """Three detectors that count together; two of them over pvAccess."""
-
-    expose = Cpt(EpicsSignal, "expose", put_complete=True, kind="omitted")
-    i0 = Cpt(EpicsSignalRO, "i0", kind="hinted")
-    it = FCpt(EpicsSignalRO, "pva://{prefix}it", kind="hinted")
-    fluo = FCpt(EpicsSignalRO, "pva://{prefix}fluo", kind="hinted")
-
-    def trigger(self) -> Any:
-        """Expose; the status ends when all have counted."""
-        return self.expose.set(1)
+# The scaler's channels that are connected, and those that the live view shows.
+CHANNELS = range(1, 6)
+SHOWN = ("I0", "It", "If")
 
 
 class SyncBeamline:
-    """All of it, connected.
+    """The sample's motor, the monochromator, and what counts; connected.
 
     Raises:
         TimeoutError: A PV was not found.
     """
 
-    name = "ophyd"
-
     def __init__(self) -> None:
-        self.stage = Stage("demo:stage", name="stage")
-        self.detectors = Detectors("demo:", name="detectors")
-        # Read at each step, and no column of the live table.
-        self.current = EpicsSignalRO("pva://demo:ring:current", name="current", kind="normal")
-        for thing in (self.stage, self.detectors, self.current):
-            thing.wait_for_connection(timeout=5.0)
+        self.sample_x = EpicsMotor(f"{PREFIX}m1", name="sample_x")
+        self.monochromator = Monochromator(PREFIX, name="dcm")
+        self.energy = self.monochromator.energy
+        self.scaler = Scaler(f"{PREFIX}scaler1", name="scaler")
+        # On the place of the sample, and on the Bragg angle.
+        self.diode = PointDetector(f"{PREFIX}det1:", name="diode")
+        self.analyser = PointDetector(f"{PREFIX}det3:", name="analyser")
+        for device in (self.sample_x, self.monochromator, self.scaler, self.diode, self.analyser):
+            device.wait_for_connection(timeout=5.0)
+        # What the documents call them.
+        self.energy.name = self.energy.readback.name = "energy"
+        self.monochromator.theta.name = self.monochromator.theta.user_readback.name = "theta"
+        self.diode.value.name, self.analyser.value.name = "diode", "analyser"
+        self._name_channels()
 
-    @property
-    def readables(self) -> list[Any]:
-        """What is read at each step."""
-        return [self.detectors, self.current]
+    def _name_channels(self) -> None:
+        """The scaler's channels are called what its record calls them."""
+        self.scaler.names.kind = "omitted"
+        for number, channel in enumerate(self.scaler.channels.component_names, 1):
+            signal = getattr(self.scaler.channels, channel)
+            signal.kind = "omitted"
+            if number in CHANNELS:
+                signal.name = getattr(self.scaler.names, f"name{number}").get()
+                signal.kind = "hinted" if signal.name in SHOWN else "normal"

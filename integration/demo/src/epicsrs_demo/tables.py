@@ -6,9 +6,13 @@ from rich.console import Console
 from rich.table import Table
 
 from epicsrs_demo.crowd import PROTOCOLS, Phase
+from epicsrs_demo.deadtime import Regions
 from epicsrs_demo.documents import RunDocuments
 from epicsrs_demo.latency import LAYERS
 from epicsrs_demo.parts import Parts
+
+# Region n has 1/n of the counts of the first.
+TOLD_REGIONS = (1, 2, 8, 48)
 
 
 def show_crowd(console: Console, phases: list[Phase]) -> None:
@@ -42,9 +46,21 @@ def show_runs(console: Console, runs: list[RunDocuments]) -> None:
     console.print(table)
 
 
-def show_latencies(console: Console, runs: list[RunDocuments]) -> None:
+def show_regions(console: Console, regions: Regions) -> None:
+    """Print what the detector's dead time took from the fly scan, and what is left of that after the correction."""
+    rows, count = regions.raw.shape
+    title = f"Dead time of {count} regions, {rows} rows each; the worst row in %"
+    table = _table(title, "region", "counted", "corrected", "truly came", "counted off", "corrected off")
+    for region in TOLD_REGIONS:
+        raw, corrected, true = (part[:, region - 1] for part in (regions.raw, regions.corrected, regions.true))
+        off = (f"{np.abs(counts / true - 1).max() * 100:.3f}" for counts in (raw, corrected))
+        table.add_row(str(region), *(f"{part.sum():,.0f}" for part in (raw, corrected, true)), *off)
+    console.print(table)
+
+
+def show_latencies(console: Console, run: RunDocuments) -> None:
     """Print the median time of one read through each layer."""
-    columns = runs[-1].stream("primary").data
+    columns = run.stream("primary").data
     count = columns["ca_channel"].size
     table = _table(f"One read of the same PV, by each in turn; median of {count}, µs", "", *LAYERS.values())
     for protocol in PROTOCOLS:

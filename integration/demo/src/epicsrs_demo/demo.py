@@ -1,0 +1,45 @@
+"""The demo from the start of the IOC to its end."""
+
+import logging
+import os
+from contextlib import ExitStack
+
+from rich.console import Console
+
+from epicsrs_demo.ioc import keep, serving
+from epicsrs_demo.options import Options
+from epicsrs_demo.parts import Parts
+
+
+def demo(options: Options) -> None:
+    """Start the IOC, go on the tour, end the IOC.
+
+    Raises:
+        PartError: A part failed.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    console, parts = Console(), Parts()
+    with ExitStack() as stack:
+        with parts.part("start of the IOC"):
+            # The terminal is for the live view; bluesky logs the traceback of a plan that failed.
+            logging.basicConfig(filename=options.log, filemode="w", level=logging.WARNING)
+            ioc = stack.enter_context(serving(options.folder))
+            # Before any client is opened, which reads them.
+            os.environ.update(ioc.env)
+        ports = "Channel Access on port {ca_port}, pvAccess on {pva_port}".format(**ioc.ports)
+        console.print(f"The beamline serves {ports}.", highlight=False)
+        with parts.part("import of ophyd, ophyd-async and bluesky"):
+            # Before ophyd is imported, which then loads no other client.
+            from ophyd_epicsrs_sync import use_epicsrs
+
+            use_epicsrs()
+            # Before an ophyd-async device is made.
+            from ophyd_epicsrs_async import install
+
+            install()
+            from epicsrs_demo.tour import tour
+            from epicsrs_native import shutdown_all
+        stack.callback(shutdown_all)
+        tour(options, parts, console)
+        if options.keep_ioc:
+            keep(ioc, console)
