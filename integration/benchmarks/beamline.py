@@ -11,11 +11,11 @@ import time
 from statistics import median
 
 import environments
-from ioc import SoftIoc
 from process import command
 
 from epicsrs_beamline import Beamline
-from epicsrs_native import Reading, configure, get_context
+from epicsrs_native import Reading, get_context
+from ioc import SoftIoc
 
 BOOTS = 10
 READS, TURNS = 20_000, 7
@@ -56,7 +56,6 @@ def frames() -> None:
     """Frames of 512 x 512 uint16 through NTNDArray to one client, with every plugin on."""
     with Beamline() as beamline:
         os.environ.update(beamline.env)
-        configure()
         context = get_context()
         for plugin in ("image1", "ROI1", "Stats1", "HDF1", "Pva1"):
             context.channel(f"pva://{beamline.pv('cam:')}{plugin}:EnableCallbacks").put(1)
@@ -66,7 +65,7 @@ def frames() -> None:
         counter = context.channel(f"pva://{beamline.pv('cam:cam1:ArrayCounter_RBV')}")
         seen, over = [0], threading.Event()
 
-        def came(reading: Reading) -> None:
+        def came(_: Reading) -> None:
             seen[0] += 1
             if time.perf_counter() - start > FRAME_SECONDS:
                 over.set()
