@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 from ophyd import EpicsSignal, EpicsSignalRO
@@ -89,6 +91,24 @@ def test_with_a_monitor_get_gives_its_last_update(ioc, protocol, make):
         assert signal.get(timeout=0.5) == 5.0
         with pytest.raises(ReadTimeoutError, match=signal.pvname):
             signal.get(use_monitor=False, timeout=0.2)
+
+
+def test_the_last_update_is_read_before_callbacks_have_had_it(ioc, protocol, make, get_pv):
+    signal = make(EpicsSignalRO, ioc.pv("put_double", protocol), auto_monitor=True)
+    writer, pv = make(EpicsSignal, ioc.pv("put_double")), get_pv(ioc.pv("put_double", protocol), auto_monitor=True)
+    signal.wait_for_connection(timeout=5.0)
+    pv.wait_for_connection(timeout=5.0)
+    entered, left = threading.Event(), threading.Event()
+    get_pv(ioc.pv("double")).add_callback(lambda **_: (entered.set(), left.wait(20.0)))
+    assert entered.wait(5.0)
+
+    try:
+        for value in (21.5, 22.5):
+            writer.put(value, wait=True)
+            until(lambda value=value: signal.get() == value)
+            until(lambda value=value: (pv.value, pv.char_value) == (value, f"{value:.3f}"))
+    finally:
+        left.set()
 
 
 def test_a_reading_has_the_iocs_time(ioc, protocol, make, get_pv):

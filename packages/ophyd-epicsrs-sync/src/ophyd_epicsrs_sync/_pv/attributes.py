@@ -39,13 +39,22 @@ class Attributes(State):
         timeout: float | None = None,
     ) -> Any: ...
     @abstractmethod
+    def get_with_metadata(
+        self,
+        count: int | None = None,
+        as_string: bool = False,
+        as_numpy: bool = True,
+        timeout: float | None = None,
+    ) -> Any: ...
+    @abstractmethod
     def put(self, value: Any) -> Any: ...
 
     def _known(self, name: str) -> Any:
         if not self.connected and not self.wait_for_connection(self.connection_timeout):
             return None
-        if self._args[name] is None and name in _OF_A_READING:
-            self.get(timeout=self.connection_timeout)
+        if name in _OF_A_READING and (self._args[name] is None or self._monitor.delivered):
+            known = self.get_with_metadata(timeout=self.connection_timeout)
+            return None if known is None else known[name]
         return self._args[name]
 
     @property
@@ -60,8 +69,8 @@ class Attributes(State):
     @property
     def char_value(self) -> Any:
         """The value as text: with PREC digits, as an enum's label, as the text in an array of characters."""
-        self._known("value")
-        return text.of_fields(self._args)
+        value = self._known("value")
+        return text.of_fields({**self._args, "value": value})
 
     @property
     def count(self) -> Any:

@@ -74,16 +74,21 @@ class Readable(Attributes):
         end = None if timeout is None else time.monotonic() + timeout
         if not self.wait_for_connection(timeout):
             return None
-        if use_monitor and self._monitor.delivered and form == self.form and not with_ctrlvars:
-            known = dict(self._args)
-        else:
-            left = None if end is None else max(end - time.monotonic(), 0.0)
-            try:
+        left = None if end is None else max(end - time.monotonic(), 0.0)
+        try:
+            if use_monitor and self._monitor.delivered and form == self.form and not with_ctrlvars:
+                known = self._last_update(left)
+            else:
                 known = self._read("ctrl" if with_ctrlvars else form, count or self._count, left)
-            except ReplyTimeoutError:
-                return None
+        except ReplyTimeoutError:
+            return None
         known["value"] = self._as_asked(known, count or self._count, as_string, as_numpy)
         return SimpleNamespace(**known) if as_namespace else known
+
+    def _last_update(self, timeout: float | None) -> Fields:
+        # Native has it before the callbacks: what a put has changed when it is finished is read after it.
+        reading = self.chid.get(form="ctrl", cached=True, timeout=timeout)
+        return {**self._args, **fields.of_metadata(reading.metadata), **fields.of_reading(reading, self.chid.protocol)}
 
     def _read(self, form: str, count: int | None, timeout: float | None) -> Fields:
         # Metadata that could not be read when it connected come with the first reading.
