@@ -1,7 +1,8 @@
 import threading
 
 import pytest
-from ophyd import EpicsSignal
+from ophyd import Component, Device, EpicsSignal
+from ophyd.status import Status
 from ophyd.utils import StatusTimeoutError
 
 from deadline import Stopwatch, until
@@ -79,6 +80,42 @@ def test_a_set_that_loses_its_ioc_fails_its_status(mortal_ioc, protocol, make):
     with pytest.raises(NotConnectedError) as lost:
         status.wait(5.0)
     assert lost.value.pv == signal.pvname
+
+
+class Counter(Device):
+    count = Component(EpicsSignal, "", trigger_value=1)
+
+
+def test_a_trigger_ends_when_its_put_is_answered(ioc, protocol, make):
+    counter = make(Counter, ioc.pv("slow_a.A", protocol))
+    counter.wait_for_connection(timeout=5.0)
+
+    for _ in range(2):
+        status = counter.trigger()
+        assert not status.done
+        status.wait(5.0)
+
+
+def test_a_trigger_that_loses_its_ioc_fails_its_status(mortal_ioc, protocol, make):
+    counter = make(Counter, mortal_ioc.pv("slower.A", protocol))
+    counter.wait_for_connection(timeout=5.0)
+
+    status = counter.trigger()
+    mortal_ioc.kill()
+
+    with pytest.raises(NotConnectedError) as lost:
+        status.wait(5.0)
+    assert lost.value.pv == counter.count.pvname
+
+
+def test_a_status_that_a_put_calls_back_hears_of_a_failure(ioc, protocol, make):
+    signal = make(EpicsSignal, ioc.pv("locked", protocol))
+    status = Status()
+
+    signal.put(1, callback=status._finished)  # noqa: SLF001 (as devices do)
+
+    with pytest.raises(RemoteError, match="locked"):
+        status.wait(5.0)
 
 
 def test_a_set_that_takes_too_long_times_out(ioc, protocol, make):

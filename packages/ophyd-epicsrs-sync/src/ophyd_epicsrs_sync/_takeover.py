@@ -1,8 +1,8 @@
-"""Four methods of ophyd that are replaced while this control layer is installed.
+"""Five methods of ophyd that are replaced while this control layer is installed.
 
-`EpicsSignal.set` with put completion, and the move of a `PVPositionerPC`, end their Status when they are called back,
-and have no way to hear that the put was refused or that the IOC went away meanwhile: pyepics then reports a success.
-The replacements do the same as the originals and fail the Status with the exception.
+`EpicsSignal.set` with put completion, the move of a `PVPositionerPC`, and `Device.trigger` end their Status when they
+are called back, and have no way to hear that the put was refused or that the IOC went away meanwhile: pyepics then
+reports a success. The replacements do the same as the originals and fail the Status with the exception.
 
 `Device._instantiate_component` looks whether a signal is connected, and subscribes its device's methods a moment later.
 What the PV brings in that moment reaches nobody, and a method that is `required_for_connection` keeps its device
@@ -60,6 +60,22 @@ class Move:
         positioner._done_moving(success=False)  # noqa: SLF001
 
 
+class Acquisition:
+    """The put callback of `Device.trigger`: ends its Status, for good or ill."""
+
+    def __init__(self, device: Any, status: Any) -> None:
+        self._device = device
+        self._status = status
+        self._subscribed = device.subscribe(status._finished, event_type=device.SUB_ACQ_DONE, run=False)  # noqa: SLF001 (as ophyd's own)
+
+    def __call__(self, **_: Any) -> None:
+        self._device._done_acquiring()  # noqa: SLF001 (as ophyd's own callback)
+
+    def failed(self, error: Exception) -> None:
+        self._device.unsubscribe(self._subscribed)
+        self._status.set_exception(error)
+
+
 def install() -> None:
     """Replace them; once."""
     if _originals:
@@ -71,10 +87,12 @@ def install() -> None:
     default: Any = import_module("ophyd.signal").DEFAULT_WRITE_TIMEOUT
     signal_base: Any = import_module("ophyd.signal").EpicsSignalBase
     status_class: Any = import_module("ophyd.status").Status
+    device_status: Any = import_module("ophyd.status").DeviceStatus
     original_set = _originals[signal, "set"] = signal.set
     original_setup_move = _originals[positioner, "_setup_move"] = positioner._setup_move  # noqa: SLF001
     original_instantiate = _originals[device, "_instantiate_component"] = device._instantiate_component  # noqa: SLF001
 
+    original_trigger = _originals[device, "trigger"] = device.trigger
     original_metadata = _originals[signal_base, "_initial_metadata_callback"] = signal_base._initial_metadata_callback  # noqa: SLF001
 
     def set_(self: Any, value: Any, *, timeout: Any = default, settle_time: float | None = None) -> Any:
@@ -100,6 +118,15 @@ def install() -> None:
         else:
             self.setpoint.put(position, wait=False, callback=Move(self))
 
+    def trigger(self: Any) -> Any:
+        signals = self.trigger_signals
+        if len(signals) != 1 or not isinstance(getattr(signals[0], "_write_pv", None), PV):
+            return original_trigger(self)
+        status = device_status(self)
+        value = self._sig_attrs[signals[0].attr_name].trigger_value
+        signals[0].put(value, wait=False, callback=Acquisition(self, status))
+        return status
+
     def instantiate_component(self: Any, attr: str) -> Any:
         component = original_instantiate(self, attr)
         if isinstance(getattr(component, "_read_pv", None), PV):
@@ -115,10 +142,12 @@ def install() -> None:
 
     set_.__doc__ = original_set.__doc__
     setup_move.__doc__ = original_setup_move.__doc__
+    trigger.__doc__ = original_trigger.__doc__
     instantiate_component.__doc__ = original_instantiate.__doc__
     metadata_callback.__doc__ = original_metadata.__doc__
     signal_base._initial_metadata_callback = metadata_callback  # noqa: SLF001
     signal.set = set_
+    device.trigger = trigger
     device._instantiate_component = instantiate_component  # noqa: SLF001
     positioner._setup_move = setup_move  # noqa: SLF001
 

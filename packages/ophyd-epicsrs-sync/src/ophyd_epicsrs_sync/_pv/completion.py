@@ -40,8 +40,8 @@ class Completion:
         self._pv.put_complete = error is None
         if error is None:
             self.succeeded()
-        elif isinstance(self._callback, HearsFailure):
-            callbacks.run(self._callback.failed, self._pv.pvname, error)
+        elif (failed := _failed(self._callback)) is not None:
+            callbacks.run(failed, self._pv.pvname, error)
         else:
             logger.error(
                 "%s: the put of %r failed, and no caller waits for it: %s", self._pv.pvname, self._value, error
@@ -54,3 +54,10 @@ class Completion:
         data = self._data
         keywords = cast("dict[str, Any]", data) if isinstance(data, dict) else {"data": data}
         callbacks.run(self._callback, self._pv.pvname, **{"pvname": self._pv.pvname, **keywords})
+
+
+def _failed(callback: Callable[..., object] | None) -> Callable[[Exception], object] | None:
+    """Where a failure is heard: by the callback itself, or by the Status whose method it is."""
+    if isinstance(callback, HearsFailure):
+        return callback.failed
+    return getattr(getattr(callback, "__self__", None), "set_exception", None)
