@@ -25,7 +25,7 @@ from epicsrs_demo.documents import DocumentsError, Journal, Run
 LIMIT = 120.0
 COMMAND = Path(sysconfig.get_path("scripts"), "epicsrs-demo")
 # With --quick: how many events each run has.
-RUNS = {"step": 11, "energy": 7, "frames": 7, "fly": 100, "latency": 2}
+RUNS = {"step": 9, "energy": 5, "frames": 5, "fly": 100, "latency": 2}
 REGIONS = 48
 # Lattice spacing of Si(111) in the monochromator, and h c, in keV ångström.
 TWICE_D, HC = 2 * 3.1356, 12.39842

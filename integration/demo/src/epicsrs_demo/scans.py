@@ -34,14 +34,14 @@ COUNT_TIME = 0.12
 class Sizes:
     """How many points each run has."""
 
-    steps: int = 41
-    energies: int = 25
+    steps: int = 31
+    energies: int = 21
     frames: int = 21
     rows: int = 500
     batches: int = 10
 
 
-QUICK = Sizes(steps=11, energies=7, frames=7, rows=100, batches=2)
+QUICK = Sizes(steps=9, energies=5, frames=5, rows=100, batches=2)
 
 
 def connect(beamline: AsyncBeamline, meter: LatencyMeter) -> MsgGenerator[Any]:

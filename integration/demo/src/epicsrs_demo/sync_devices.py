@@ -7,7 +7,7 @@ from epicsrs_demo.records import PREFIX
 
 # The scaler's channels that are connected, and those that the live view shows.
 CHANNELS = range(1, 6)
-SHOWN = ("I0", "It", "If")
+SHOWN = ("It", "If")
 
 
 class SyncBeamline:
@@ -30,6 +30,7 @@ class SyncBeamline:
         # What the documents call them.
         self.energy.name = self.energy.readback.name = "energy"
         self.monochromator.theta.name = self.monochromator.theta.user_readback.name = "theta"
+        self.monochromator.theta.user_readback.kind = "normal"
         self.diode.value.name, self.analyser.value.name = "diode", "analyser"
         self._name_channels()
 
