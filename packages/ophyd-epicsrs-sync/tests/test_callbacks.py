@@ -34,9 +34,10 @@ def test_two_signals_of_one_pv_hear_of_it_each_once(ioc, make):
     writer, seen = make(EpicsSignal, ioc.pv("put_long")), {"one": [], "two": []}
     writer.put(-1, wait=True)
     for signal in signals:
-        signal.wait_for_connection(timeout=5.0)
-        until(lambda signal=signal: signal.get() == -1)
-        signal.subscribe(lambda value, obj, **_: seen[obj.name].append(value), run=False)
+        signal.subscribe(lambda value, obj, **_: seen[obj.name].append(value))
+    until(lambda: all(values[-1:] == [-1] for values in seen.values()))
+    for values in seen.values():
+        values.clear()
     signals[0].destroy()
     for value in range(10):
         writer.put(value)
