@@ -49,7 +49,7 @@ dbLoadRecords("$(DB)/NDOverlayN.template", "P=ADSIM:,R=Over1:5:,NAME=ROI5,SHAPE=
 dbLoadRecords("$(DB)/NDOverlayN.template", "P=ADSIM:,R=Over1:6:,NAME=ROI6,SHAPE=1,O=Over1:,XPOS=,YPOS=,XSIZE=,YSIZE=,PORT=SIM_OVER1,ADDR=5,TIMEOUT=1")
 dbLoadRecords("$(DB)/NDOverlayN.template", "P=ADSIM:,R=Over1:7:,NAME=ROI7,SHAPE=1,O=Over1:,XPOS=,YPOS=,XSIZE=,YSIZE=,PORT=SIM_OVER1,ADDR=6,TIMEOUT=1")
 dbLoadRecords("$(DB)/NDOverlayN.template", "P=ADSIM:,R=Over1:8:,NAME=ROI8,SHAPE=1,O=Over1:,XPOS=,YPOS=,XSIZE=,YSIZE=,PORT=SIM_OVER1,ADDR=7,TIMEOUT=1")
-NDCircularBuffConfigure("SIM_CB1", 20, 0, "SIM1", 0)
+NDCircularBuffConfigure("SIM_CB1", 20, 0, "SIM1", 0, 1000, 0)
 dbLoadRecords("$(DB)/NDCircularBuff.template", "P=ADSIM:,R=CB1:,PORT=SIM_CB1,ADDR=0,TIMEOUT=1,NDARRAY_PORT=SIM1")
 NDFileTIFFConfigure("SIM_TIFF1", 20, 0, "SIM1", 0)
 dbLoadRecords("$(DB)/NDFileTIFF.template", "P=ADSIM:,R=TIFF1:,PORT=SIM_TIFF1,ADDR=0,TIMEOUT=1,NDARRAY_PORT=SIM1")

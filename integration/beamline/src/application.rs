@@ -15,6 +15,7 @@ use crate::ports::ReservedPorts;
 use crate::scaler::Scaler;
 use crate::script::script;
 use crate::server::Server;
+use crate::stop::Stop;
 use crate::templates::Templates;
 
 /// Load the databases, start the simulation and serve.
@@ -26,6 +27,9 @@ pub async fn run(
 ) -> Result<(), String> {
     epics_base_rs::runtime::log::install_console_subscriber();
     asyn_rs::asyn_record::register_asyn_record_type();
+    let deaf = |error| format!("signals cannot be heard: {error}");
+    let mut early = Stop::listen(options.exit_with_stdin).map_err(deaf)?;
+    let stop = early.again().map_err(deaf)?;
     let templates = Templates::unpack().map_err(|error| format!("the databases cannot be unpacked: {error}"))?;
     let startup = templates.folder().join("st.cmd");
     std::fs::write(&startup, script(&options, templates.folder()))
@@ -43,7 +47,7 @@ pub async fn run(
     let app = app.register_after_init_database(move |database, policy| async move {
         *slot.lock() = Some(epics_bridge_rs::qsrv::build_qsrv_mount(&database, policy, &[]).await);
     });
-    app.run_phased(move |config| async move {
+    let serving = app.run_phased(move |config| async move {
         drop(templates);
         let groups = built.lock().take();
         let server = Server {
@@ -52,12 +56,17 @@ pub async fn run(
             output,
             axes,
             scaler,
+            stop,
             started,
         };
         server.run(config, groups).await
-    })
-    .await
-    .map_err(|failure| format!("the IOC does not start: {failure:?}"))
+    });
+    tokio::select! {
+        // A server that runs hears it first, and ends in order. One that still starts is given up, with its databases.
+        biased;
+        served = serving => served.map_err(|failure| format!("the IOC does not start: {failure:?}")),
+        _ = early.told() => Ok(()),
+    }
 }
 
 fn with_devices(app: IocApplication, axes: &Axes, scaler: &Scaler) -> IocApplication {

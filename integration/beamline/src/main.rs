@@ -17,6 +17,7 @@ mod scaler;
 mod script;
 mod server;
 mod shutter;
+mod stop;
 mod templates;
 
 use std::process::ExitCode;

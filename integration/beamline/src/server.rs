@@ -1,6 +1,5 @@
 //! The two servers, from READY until something ends them.
 
-use std::io::Read;
 use std::time::Instant;
 
 use epics_base_rs::error::{CaError, CaResult};
@@ -9,7 +8,6 @@ use epics_bridge_rs::qsrv::QsrvMount;
 use epics_ca_rs::server::RsrvServing;
 use epics_pva_rs::server::PvaServer;
 use epics_pva_rs::server_native::composite::CompositeSource;
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::axes::Axes;
 use crate::channel::Records;
@@ -18,6 +16,7 @@ use crate::options::Options;
 use crate::output::Output;
 use crate::ports::Ports;
 use crate::scaler::Scaler;
+use crate::stop::Stop;
 use crate::{counters, dcm, mcs, shutter};
 
 /// What the scaler's channels from 2 on count.
@@ -34,6 +33,7 @@ pub struct Server {
     pub output: Output,
     pub axes: Axes,
     pub scaler: Scaler,
+    pub stop: Stop,
     pub started: Instant,
 }
 
@@ -43,9 +43,6 @@ impl Server {
             let text = listing(&config.db).await;
             return self.output.print(&text).map_err(|error| failed(error.to_string()));
         }
-        // From here on a signal is one for us.
-        let mut terminated = signal(SignalKind::terminate()).map_err(|error| failed(error.to_string()))?;
-        let mut interrupted = signal(SignalKind::interrupt()).map_err(|error| failed(error.to_string()))?;
         let database = config.db.clone();
         let records = Records {
             database: database.clone(),
@@ -84,22 +81,10 @@ impl Server {
             self.started.elapsed().as_secs_f64(),
         );
         self.output.print(&ready).map_err(|error| failed(error.to_string()))?;
-        let (parent_left, left) = tokio::sync::oneshot::channel();
-        if self.options.exit_with_stdin {
-            std::thread::spawn(move || {
-                let mut ignored = [0; 256];
-                while matches!(std::io::stdin().read(&mut ignored), Ok(read) if read > 0) {}
-                let _ = parent_left.send(());
-            });
-        } else {
-            std::mem::forget(parent_left);
-        }
         let ended = tokio::select! {
             // The pvAccess server ends by the same signals.
             biased;
-            _ = terminated.recv() => Ok("SIGTERM".to_owned()),
-            _ = interrupted.recv() => Ok("SIGINT".to_owned()),
-            _ = left => Ok("standard input is closed".to_owned()),
+            reason = self.stop.told() => Ok(reason),
             served = &mut pva => Err(failed(format!("the pvAccess server ended: {served:?}"))),
         };
         pva.abort();

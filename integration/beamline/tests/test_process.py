@@ -99,6 +99,26 @@ def test_a_signal_ends_it_cleanly(number: signal.Signals, tmp_path: Path) -> Non
     assert list(temporary.iterdir()) == []
 
 
+def test_a_signal_while_it_starts_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [Beamline().command()[0]],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    # It unpacks its databases, which the start needs.
+    end = time.monotonic() + LIMIT
+    while not list(tmp_path.iterdir()):
+        assert time.monotonic() < end
+        assert process.poll() is None
+    process.terminate()
+
+    assert process.wait(LIMIT) == 0
+    assert process.stdout is not None
+    assert process.stdout.read() == b""
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_after_a_kill_it_starts_on_the_same_ports() -> None:
     beamline = Beamline().start()
     ports = dict(beamline.ports)

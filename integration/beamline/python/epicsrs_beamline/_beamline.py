@@ -104,7 +104,7 @@ class Beamline:
         try:
             line = process.stdout.readline()
         except BaseException:
-            self.kill()
+            self.stop()
             raise
         finally:
             watchdog.cancel()
