@@ -1,14 +1,13 @@
 //! Our connection to one PV: every operation for a thread and for an event loop.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::arguments::{self, Limit, Timeout};
-use crate::client::{Client, Opened, remember};
+use crate::client::{Client, Held, Opened};
 use crate::convert::exception;
 use crate::delivery::DeliveryQueue;
 use crate::error::Error;
@@ -37,7 +36,7 @@ pub struct Channel {
     link: Link,
     closed: AtomicBool,
     /// Closed with the channel.
-    opened: Mutex<Vec<Weak<dyn Opened>>>,
+    held: Held,
 }
 
 impl Drop for Channel {
@@ -56,7 +55,7 @@ impl Channel {
             client,
             link,
             closed: AtomicBool::new(false),
-            opened: Mutex::default(),
+            held: Held::default(),
         }
     }
 
@@ -91,10 +90,11 @@ impl Channel {
         }
     }
 
-    /// Have this end with the channel, and with the client.
-    fn keep(&self, opened: Arc<dyn Opened>) {
-        self.client.keep(&opened);
-        remember(&mut self.opened.lock(), &opened);
+    /// Have this end with the channel, and with the client; an error where another thread has closed them meanwhile.
+    fn keep(&self, py: Python<'_>, opened: Arc<dyn Opened>) -> PyResult<()> {
+        self.client.held.keep(&opened);
+        self.held.keep(&opened);
+        self.link(py).map(drop)
     }
 
     fn limit(&self, timeout: &Timeout<'_>) -> PyResult<Limit> {
@@ -162,7 +162,7 @@ impl Channel {
             )));
         }
         let subscription = Subscriber::open(py, self.pv.clone(), self.link(py)?, wish, queue, callback, capacity)?;
-        self.keep(subscription.get().0.clone());
+        self.keep(py, subscription.get().0.clone())?;
         Ok(subscription)
     }
 
@@ -182,7 +182,7 @@ impl Channel {
         }
         let queue = self.queue(delivery, || default_queue(py))?;
         let watch = Watcher::open(py, self.pv.clone(), link, queue, callback, wanted)?;
-        self.keep(watch.get().0.clone());
+        self.keep(py, watch.get().0.clone())?;
         Ok(watch)
     }
 }
@@ -565,10 +565,7 @@ impl Channel {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         guard::check(py, &self.pv)?;
         self.closed.store(true, Ordering::Release);
-        let opened = std::mem::take(&mut *self.opened.lock());
-        for opened in opened.iter().filter_map(Weak::upgrade) {
-            opened.end();
-        }
+        self.held.end();
         Ok(())
     }
 

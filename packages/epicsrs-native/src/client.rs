@@ -16,12 +16,37 @@ pub trait Opened: Send + Sync {
     fn end(&self);
 }
 
-/// Add to a list; what has ended leaves it before the list has to grow.
-pub fn remember(list: &mut Vec<Weak<dyn Opened>>, opened: &Arc<dyn Opened>) {
-    if list.len() == list.capacity() {
-        list.retain(|other| other.strong_count() > 0);
+/// What was opened through something and ends with it; None when that has ended.
+pub struct Held(Mutex<Option<Vec<Weak<dyn Opened>>>>);
+
+impl Default for Held {
+    fn default() -> Self {
+        Self(Mutex::new(Some(Vec::new())))
     }
-    list.push(Arc::downgrade(opened));
+}
+
+impl Held {
+    /// Have this end with the rest, or at once where the rest has ended meanwhile.
+    pub fn keep(&self, opened: &Arc<dyn Opened>) {
+        let mut held = self.0.lock();
+        let Some(list) = &mut *held else {
+            drop(held);
+            opened.end();
+            return;
+        };
+        // What has ended leaves the list before it has to grow.
+        if list.len() == list.capacity() {
+            list.retain(|other| other.strong_count() > 0);
+        }
+        list.push(Arc::downgrade(opened));
+    }
+
+    pub fn end(&self) {
+        let held = self.0.lock().take();
+        for opened in held.iter().flatten().filter_map(Weak::upgrade) {
+            opened.end();
+        }
+    }
 }
 
 pub struct Client {
@@ -29,7 +54,7 @@ pub struct Client {
     ca: Mutex<Option<Arc<CaContext>>>,
     pva: Mutex<Option<Arc<PvaContext>>>,
     closed: AtomicBool,
-    opened: Mutex<Vec<Weak<dyn Opened>>>,
+    pub held: Held,
 }
 
 /// A PV's protocol and the name its server knows.
@@ -70,7 +95,7 @@ impl Client {
             ca: Mutex::default(),
             pva: Mutex::default(),
             closed: AtomicBool::new(false),
-            opened: Mutex::default(),
+            held: Held::default(),
         }))
     }
 
@@ -78,21 +103,9 @@ impl Client {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// Have this end with the client.
-    pub fn keep(&self, opened: &Arc<dyn Opened>) {
-        if self.closed() {
-            opened.end();
-            return;
-        }
-        remember(&mut self.opened.lock(), opened);
-    }
-
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        let opened = std::mem::take(&mut *self.opened.lock());
-        for opened in opened.iter().filter_map(Weak::upgrade) {
-            opened.end();
-        }
+        self.held.end();
         let (ca, pva) = (self.ca.lock().take(), self.pva.lock().take());
         if let Some(pva) = pva {
             pva.close();
