@@ -38,8 +38,11 @@ const PARAMETERS: [(&str, Kind); 17] = [
     ("EPICS_PVA_CONN_TMO", Kind::Number),
 ];
 
-/// Take these values in place of the environment's; None is as if it were not set.
-pub fn give(settings: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
+/// A parameter's name and its value; None is as if it were not set.
+type Setting = (String, Option<String>);
+
+/// What Python gave, checked.
+pub fn read(settings: Option<&Bound<'_, PyDict>>) -> PyResult<Vec<Setting>> {
     let mut values = Vec::new();
     for (name, given) in settings.iter().flat_map(|settings| settings.iter()) {
         let name: String = name.extract()?;
@@ -54,8 +57,12 @@ pub fn give(settings: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
         };
         values.push((name, value));
     }
+    Ok(values)
+}
+
+/// Take these values in place of the environment's.
+pub fn give(values: Vec<Setting>) {
     env::give(values);
-    Ok(())
 }
 
 fn text(name: &str, kind: Kind, given: &Bound<'_, PyAny>) -> PyResult<String> {

@@ -40,12 +40,16 @@ pub struct Context {
 #[pyo3(signature = (**settings))]
 pub fn configure(py: Python<'_>, settings: Option<&Bound<'_, PyDict>>) -> PyResult<()> {
     guard::check(py, "")?;
-    if CONTEXT.lock_py_attached(py).is_some() {
+    let values = config::read(settings)?;
+    // Held until they are given: a client that another thread opens meanwhile has them.
+    let context = CONTEXT.lock_py_attached(py);
+    if context.is_some() {
         return Err(PyRuntimeError::new_err(
             "the client is open already: configure() comes before the first get_context(), or after shutdown_all()",
         ));
     }
-    config::give(settings)
+    config::give(values);
+    Ok(())
 }
 
 /// The process's context, made at the first call.
