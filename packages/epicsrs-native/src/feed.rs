@@ -130,9 +130,13 @@ impl Feed {
     /// Keep what holds the subscription open, unless everybody left while it was opened.
     pub fn opened(&self, wire: Box<dyn Any + Send>) {
         let mut state = self.state.lock();
-        if !state.closed {
-            state.wire = Some(wire);
-        }
+        let gone = if state.closed {
+            Some(wire)
+        } else {
+            state.wire.replace(wire)
+        };
+        drop(state);
+        drop(gone);
     }
 
     pub fn is_open(&self) -> bool {

@@ -280,9 +280,12 @@ struct Wanted(Weak<PvaLink>, Weak<Feed>);
 
 impl Drop for Wanted {
     fn drop(&mut self) {
-        if let Some(link) = self.0.upgrade() {
+        if let (Some(link), Some(feed)) = (self.0.upgrade(), self.1.upgrade()) {
             let mut monitors = link.monitors.lock();
-            monitors.retain(|(feed, _)| !std::ptr::eq(Arc::as_ptr(feed), self.1.as_ptr()));
+            // Another thread may have joined since the last one left: the monitor is that one's now.
+            if !feed.is_open() {
+                monitors.retain(|(other, _)| !Arc::ptr_eq(other, &feed));
+            }
         }
     }
 }
