@@ -61,6 +61,8 @@ fn read(pv: &str, given: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
 
 /// Fields by name, of a structure or of a table's columns.
 fn structure(pv: &str, given: &Bound<'_, PyDict>, depth: usize) -> PyResult<Value> {
+    // A copy: what its elements run, or another thread, may change it meanwhile.
+    let given = given.copy()?;
     let fields = given.iter().map(|(name, value)| match name.cast::<PyString>() {
         Ok(name) => Ok((name.to_str()?.to_owned(), read(pv, &value, depth + 1)?)),
         Err(_) => Err(refused(pv, &name, "is no field's name")),
