@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::events::Event;
 use crate::outcome::{Outcome, finish, outcome};
 use crate::reading::Reading;
-use crate::subscription::Subscriber;
+use crate::subscription::{Subscriber, Turn};
 use crate::watch::Watcher;
 
 /// Taken at once by the owner: one GIL take for so many.
@@ -31,7 +31,7 @@ pub enum Item {
     /// The oldest update of this subscriber's lane.
     Update(Arc<Subscriber>),
     /// Somebody awaits the next update of this subscriber's lane.
-    Next(Arc<Subscriber>, Py<PyAny>),
+    Next(Turn, Py<PyAny>),
     Event(Arc<Watcher>, Event),
     Call(Py<PyAny>, Py<PyTuple>),
     Completion(Py<PyAny>, Arc<str>, Box<Result<Outcome, Error>>),
@@ -178,8 +178,8 @@ impl Queue {
         self.wake(&mut state);
     }
 
-    pub fn next(&self, subscriber: Arc<Subscriber>, operation: Py<PyAny>) {
-        self.push(Item::Next(subscriber, operation));
+    pub fn next(&self, turn: Turn, operation: Py<PyAny>) {
+        self.push(Item::Next(turn, operation));
     }
 
     pub fn event(&self, watcher: Arc<Watcher>, event: Event) {
@@ -287,7 +287,7 @@ impl Due {
     /// Whose it is; "" where it belongs to no PV.
     pub fn pv(&self) -> Arc<str> {
         match self {
-            Self::Update(subscriber, _) | Self::Item(Item::Next(subscriber, _) | Item::Update(subscriber)) => {
+            Self::Update(subscriber, _) | Self::Item(Item::Next(Turn(subscriber), _) | Item::Update(subscriber)) => {
                 subscriber.pv.clone()
             }
             Self::Item(Item::Completion(_, pv, _)) => pv.clone(),
@@ -311,8 +311,8 @@ impl Due {
             Self::Item(Item::Call(function, arguments)) => {
                 Ok(Some((function, arguments, py.None()).into_pyobject(py)?))
             }
-            Self::Item(Item::Next(subscriber, operation)) => {
-                subscriber.answer(py, operation.bind(py))?;
+            Self::Item(Item::Next(turn, operation)) => {
+                turn.0.answer(py, operation.bind(py))?;
                 Ok(None)
             }
             Self::Item(Item::Completion(operation, pv, result)) => {

@@ -28,6 +28,25 @@ enum Stage {
     Failed(Error),
 }
 
+/// Who awaits the next update.
+#[derive(Default)]
+struct Awaited {
+    /// With the loop's queue to answer through.
+    reader: Option<(Arc<Queue>, Py<PyAny>)>,
+    /// The one before it is being answered.
+    turn: bool,
+}
+
+/// Held while one reader is answered; the next has its turn when this is dropped.
+pub struct Turn(pub Arc<Subscriber>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.awaited.lock().turn = false;
+        self.0.wake_reader();
+    }
+}
+
 pub struct Subscriber {
     myself: Weak<Self>,
     pub pv: Arc<str>,
@@ -43,8 +62,7 @@ pub struct Subscriber {
     handle: Mutex<Option<Py<Subscription>>>,
     id: AtomicU64,
     stage: watch::Sender<Stage>,
-    /// Who awaits the next update, and the loop's queue to answer through.
-    reader: Mutex<Option<(Arc<Queue>, Py<PyAny>)>>,
+    awaited: Mutex<Awaited>,
 }
 
 impl Subscriber {
@@ -70,7 +88,7 @@ impl Subscriber {
             handle: Mutex::default(),
             id: AtomicU64::new(0),
             stage: watch::Sender::new(Stage::Waiting),
-            reader: Mutex::default(),
+            awaited: Mutex::default(),
         });
         let handle = Py::new(py, Subscription(subscriber.clone()))?;
         *subscriber.handle.lock() = Some(handle.clone_ref(py));
@@ -115,12 +133,27 @@ impl Subscriber {
         }
     }
 
+    /// Whether there is something to answer a reader with.
+    fn is_due(&self) -> bool {
+        !self.lane.is_empty() || self.lane.closed() || matches!(*self.stage.borrow(), Stage::Failed(_))
+    }
+
     fn wake_reader(&self) {
-        if let Some((queue, operation)) = self.reader.lock().take()
-            && let Some(myself) = self.myself.upgrade()
-        {
-            queue.next(myself, operation);
+        if let Some((turn, queue, operation)) = self.next_turn() {
+            queue.next(turn, operation);
         }
+    }
+
+    /// The reader, where it is its turn and something is due.
+    fn next_turn(&self) -> Option<(Turn, Arc<Queue>, Py<PyAny>)> {
+        let mut awaited = self.awaited.lock();
+        if awaited.turn || !self.is_due() {
+            return None;
+        }
+        let myself = self.myself.upgrade()?;
+        let (queue, operation) = awaited.reader.take()?;
+        awaited.turn = true;
+        Some((Turn(myself), queue, operation))
     }
 
     /// Resolves when the first update has come, or the server has refused.
@@ -142,9 +175,13 @@ impl Subscriber {
         Some((self.callback.lock().as_ref()?.clone_ref(py), handle))
     }
 
+    fn busy(&self) -> PyErr {
+        PyValueError::new_err(format!("{}: its next reading is awaited already", self.pv))
+    }
+
     /// Give the next update to who awaits it, in the loop's thread.
     pub fn answer(self: &Arc<Self>, py: Python<'_>, operation: &Bound<'_, PyAny>) -> PyResult<()> {
-        if operation.call_method0("done")?.extract()? {
+        if !claim(operation)? {
             return Ok(());
         }
         if let Some(reading) = self.lane.take() {
@@ -170,6 +207,14 @@ impl Opened for Subscriber {
             drop((handle, callback));
             self.wake_reader();
         }
+    }
+}
+
+/// Whether an operation still waits for its result; another thread may cancel a Submitted until it is claimed.
+fn claim(operation: &Bound<'_, PyAny>) -> PyResult<bool> {
+    match operation.getattr_opt("set_running_or_notify_cancel")? {
+        Some(claim) => claim.call0()?.extract(),
+        None => Ok(!operation.call_method0("done")?.extract::<bool>()?),
     }
 }
 
@@ -250,27 +295,34 @@ impl Subscription {
             )));
         }
         guard::check(py, &subscriber.pv)?;
-        let awaited = subscriber
-            .reader
+        let before = subscriber
+            .awaited
             .lock()
+            .reader
             .as_ref()
-            .map(|(_, operation)| operation.clone_ref(py));
-        if let Some(operation) = awaited
-            && !operation.call_method0(py, "done")?.extract(py)?
+            .map(|(_, before)| before.clone_ref(py));
+        if let Some(before) = &before
+            && !before.call_method0(py, "done")?.extract(py)?
         {
-            return Err(PyValueError::new_err(format!(
-                "{}: its next reading is awaited already",
-                subscriber.pv
-            )));
+            return Err(subscriber.busy());
         }
         let (queue, operation) = loop_operation(py)?;
+        let mut awaited = subscriber.awaited.lock();
+        let is_before = |present: &Py<PyAny>| before.as_ref().is_some_and(|before| present.is(before));
+        // Another thread came first.
+        if awaited.reader.as_ref().is_some_and(|(_, present)| !is_before(present)) {
+            drop(awaited);
+            return Err(subscriber.busy());
+        }
         // First the reader, then the look: an update in between finds the reader.
-        *subscriber.reader.lock() = Some((queue, operation.clone().unbind()));
-        let ended = subscriber.lane.closed() || matches!(*subscriber.stage.borrow(), Stage::Failed(_));
-        if ended || !subscriber.lane.is_empty() {
-            let mine = subscriber.reader.lock().take();
-            if mine.is_some() {
+        let gone = awaited.reader.replace((queue, operation.clone().unbind()));
+        drop(awaited);
+        drop(gone);
+        if let Some((turn, queue, next)) = subscriber.next_turn() {
+            if next.is(&operation) {
                 subscriber.answer(py, &operation)?;
+            } else {
+                queue.next(turn, next);
             }
         }
         Ok(operation)
