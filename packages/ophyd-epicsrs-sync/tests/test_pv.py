@@ -14,7 +14,7 @@ ATTRIBUTES = (
 METHODS = (
     "add_callback clear_auto_monitor clear_callbacks connect disconnect force_read_access_rights get get_ctrlvars "
     "get_timevars get_with_metadata poll put reconnect remove_callback run_callback run_callbacks wait_for_connection "
-    "get_all_metadata_blocking get_all_metadata_callback"
+    "force_connect get_all_metadata_blocking get_all_metadata_callback"
 ).split()
 
 
@@ -130,3 +130,51 @@ def test_to_ask_for_metadata_does_not_shorten_an_array(ioc, protocol, get_pv):
     pv.get(count=1)
 
     assert pv.count == 3
+
+
+def test_a_request_brings_what_its_form_says(ioc, protocol, get_pv):
+    pv = get_pv(ioc.pv("double", protocol), form="native", connect=True)
+
+    assert set(pv.get_with_metadata()) == {"value"}
+    time = pv.get_with_metadata(form="time")
+    assert (time["value"], time["severity"]) == (3.25, 0)
+    assert "timestamp" in time and "units" not in time
+    ctrl = pv.get_with_metadata(form="ctrl")
+    assert (ctrl["value"], ctrl["units"]) == (3.25, "mbar")
+    assert "timestamp" not in ctrl
+    assert {"timestamp", "units", "nelm"} <= set(pv.get_with_metadata(with_ctrlvars=True))
+    assert {"timestamp", "units"} <= set(get_pv(pv.pvname, form="time").get_with_metadata(form="ctrl"))
+
+
+def test_a_monitor_brings_everything(ioc, protocol, get_pv):
+    pv = get_pv(ioc.pv("double", protocol), auto_monitor=True, connect=True)
+
+    until(lambda: {"timestamp", "units", "nelm"} <= set(pv.get_with_metadata()))
+
+
+def test_count_limits_what_callbacks_are_given(ioc, protocol, get_pv):
+    pv, seen = get_pv(ioc.pv("partial", protocol), count=2, connect=True), []
+
+    pv.add_callback(lambda value, count, **_: seen.append((value.tolist(), count)))
+
+    until(lambda: seen == [([1.5, 2.5], 2)], what=lambda: seen)
+    assert pv.get().tolist() == [1.5, 2.5]
+    assert pv.get(count=3).tolist() == [1.5, 2.5, 3.5]
+
+
+@pytest.mark.parametrize("how", ["force_connect", "reconnect"])
+def test_a_disconnected_pv_may_be_connected_again(ioc, protocol, get_pv, how):
+    pv, before, after = get_pv(ioc.pv("counter", protocol), auto_monitor=True, connect=True), [], []
+    pv.add_callback(lambda value, **_: before.append(value))
+    until(lambda: before)
+
+    pv.disconnect()
+    assert not pv.connected
+    pv.add_callback(lambda value, **_: after.append(value))
+    count = len(before)
+    getattr(pv, how)()
+
+    assert pv.wait_for_connection(5.0)
+    until(lambda: len(after) > 1)
+    assert pv.get() >= after[0]
+    assert len(before) == count

@@ -54,7 +54,7 @@ class Attributes(State):
             return None
         if name in _OF_A_READING and (self._args[name] is None or self._monitor.delivered):
             known = self.get_with_metadata(timeout=self.connection_timeout)
-            return None if known is None else known[name]
+            return None if known is None else known.get(name, self._args[name])
         return self._args[name]
 
     @property

@@ -29,6 +29,8 @@ METADATA: Final = (
     "lower_alarm_limit", "upper_warning_limit", "lower_warning_limit", "upper_ctrl_limit", "lower_ctrl_limit",
 )  # fmt: skip
 
+TIME: Final = ("timestamp", "posixseconds", "nanoseconds")
+
 # What an update brings, and how its value reads: with a new PREC or a new label, a text signal has a new value.
 OF_AN_UPDATE: Final = ("value", "char_value", "status", "severity", "timestamp")
 
@@ -54,6 +56,19 @@ _ELEMENTS: Final = {
 _BESIDE_VALUE: Final = ("alarm", "timeStamp", "display", "control", "valueAlarm")
 
 NANOSECONDS: Final = 1_000_000_000
+
+
+def brought(form: str, own: str) -> tuple[str, ...]:
+    """What a request of this form brings to a PV whose own form is `own`, as in Channel Access's types.
+
+    Those with metadata have no time. A PV of form "time" is told it all the same: ophyd takes the client's time for
+    that of a reading that has none.
+    """
+    if form == "native":
+        return ("value",)
+    if form == "time":
+        return ("value", "status", "severity", *TIME)
+    return ("value", "status", "severity", *METADATA, *(TIME if own == "time" else ()))
 
 
 def native_type(info: Info) -> str:

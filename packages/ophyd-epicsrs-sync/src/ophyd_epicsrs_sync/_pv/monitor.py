@@ -62,13 +62,18 @@ class Monitor:
         return self._connection.connected and self._delivered_in == self._connection.number
 
     def open(self) -> None:
-        """Subscribe, if nobody has yet; never waits."""
+        """Subscribe, if nobody has yet and the PV has not been disconnected; never waits."""
         with self._opening:
-            if self.subscription is None:
+            if self.subscription is None and not self._channel.closed:
                 self._drop_logged = False
                 self.subscription = self._channel.monitor(
                     self._update, form="ctrl", delivery=self._lane.delivery, wait=False
                 )
+
+    def attach(self, channel: Channel, connection: Connection) -> None:
+        """Subscribe to this channel from now on."""
+        with self._opening:
+            self._channel, self._connection = channel, connection
 
     def close(self) -> None:
         with self._opening:

@@ -67,8 +67,7 @@ class PV(Writable, Readable):
         self._args = dict.fromkeys(fields.NAMES)
         self._args.update(pvname=pvname, type="unknown", typefull="unknown", access="unknown")
 
-        self.chid = self._args["chid"] = self.context.channel(pvname)
-        self._connection = Connection(self.chid, dispatcher.lane("metadata"), self)
+        self._open_channel()
         self._monitor = Monitor(self.chid, self._connection, dispatcher.lane("monitor"), self)
         self.callbacks = self._monitor.callbacks
         several = cast("list[Callable[..., object]]", callback) if isinstance(callback, list | tuple) else [callback]
@@ -77,6 +76,10 @@ class PV(Writable, Readable):
                 self._monitor.add(each, None, False, {})
         if self.callbacks:
             self._monitor.open()
+
+    def _open_channel(self) -> None:
+        self.chid = self._args["chid"] = self.context.channel(self.pvname)
+        self._connection = Connection(self.chid, self._dispatcher.lane("metadata"), self)
 
     def start(self) -> None:
         """Begin to call back; the last thing that `get_pv` does, so that its caller has the PV first."""
@@ -137,7 +140,7 @@ class PV(Writable, Readable):
 
     def updated(self, reading: Reading | None) -> Fields:
         """What callbacks are given: all fields, with those that the update brings."""
-        known = dict(self._args) if reading is None else self._learn_from(reading, newest=True)
+        known = dict(self._args) if reading is None else self._learn_from(reading, newest=True, count=self._count)
         known["char_value"] = text.of_fields(known)
         if isinstance(known["value"], np.ndarray):
             known["count"] = len(cast("fields.Array", known["value"]))
@@ -226,6 +229,7 @@ class PV(Writable, Readable):
 
     def reconnect(self) -> bool:
         """Whether it is connected within `connection_timeout`: a lost PV is searched by itself."""
+        self.force_connect()
         return self.wait_for_connection(self.connection_timeout)
 
     def poll(self, evt: float = 1e-4, iot: float = 1.0) -> None:
@@ -250,7 +254,16 @@ class PV(Writable, Readable):
     # ---- the end
 
     def disconnect(self) -> None:
-        """Close the PV for good; nobody is called back any more."""
+        """Close the PV; nobody is called back any more."""
         self.clear_callbacks()
         self._monitor.close()
         self._connection.close()
+
+    def force_connect(self) -> None:
+        """Open a PV again that was disconnected, with the callbacks that it was given meanwhile; never waits."""
+        if self.chid.closed:
+            self._open_channel()
+            self._monitor.attach(self.chid, self._connection)
+            if self.callbacks:
+                self._monitor.open()
+            self.start()

@@ -51,7 +51,10 @@ class Readable(Attributes):
         use_monitor: bool = True,
         as_namespace: bool = False,
     ) -> Any:
-        """The value with its alarm, time, units, precision, choices and limits, by pyepics' names.
+        """The value with what is known beside it, by pyepics' names.
+
+        A running monitor brings everything; a request, what `form` says: alarm and time, or alarm, units, precision,
+        choices and limits (and the time, to a PV whose own form is "time").
 
         Args:
             count: At most so many elements of an array.
@@ -75,15 +78,18 @@ class Readable(Attributes):
         if not self.wait_for_connection(timeout):
             return None
         left = None if end is None else max(end - time.monotonic(), 0.0)
+        cached = use_monitor and self._monitor.delivered and form == self.form and not with_ctrlvars
+        everything = cached or with_ctrlvars or not self._has_metadata
         try:
-            if use_monitor and self._monitor.delivered and form == self.form and not with_ctrlvars:
+            if cached:
                 known = self._last_update(left)
             else:
                 known = self._read("ctrl" if with_ctrlvars else form, count or self._count, left)
         except ReplyTimeoutError:
             return None
         known["value"] = self._as_asked(known, count or self._count, as_string, as_numpy)
-        return SimpleNamespace(**known) if as_namespace else known
+        told = known if everything else {name: known[name] for name in fields.brought(form, self.form)}
+        return SimpleNamespace(**told) if as_namespace else told
 
     def _last_update(self, timeout: float | None) -> Fields:
         # Native has it before the callbacks: what a put has changed when it is finished is read after it.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
 
 from epicsrs_native import NotConnectedError
 from ophyd_epicsrs_sync._pv import fields
@@ -44,12 +46,16 @@ class State(ABC):
         if not self.wait_for_connection(timeout):
             raise NotConnectedError(f"{self.pvname}: not connected within {timeout} s", self.pvname)
 
-    def _learn_from(self, reading: Reading, *, newest: bool, with_value: bool = True) -> Fields:
+    def _learn_from(
+        self, reading: Reading, *, newest: bool, with_value: bool = True, count: int | None = None
+    ) -> Fields:
         """All fields, with what the reading brings; its value, alarm and time are kept if they are the newest.
 
-        Without `with_value`, the reading was asked for the rest only.
+        Without `with_value`, the reading was asked for the rest only. At most `count` elements of an array are kept.
         """
         new = fields.of_reading(reading, self.chid.protocol)
+        if isinstance(new["value"], np.ndarray):
+            new["value"] = cast("fields.Array", new["value"])[:count]
         if not with_value:
             del new["value"]
         if reading.metadata is not None:
