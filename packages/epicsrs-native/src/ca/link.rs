@@ -114,6 +114,8 @@ impl CaLink {
                     self.context.pacer.answered();
                 }
                 self.find_gate();
+                // Another thread may have asked since the channel went down; that says nothing of this connection.
+                self.forget_properties();
                 // An enum is up when its choices are known, so that no label has to wait or be guessed.
                 if self.is_enum() {
                     self.ask_properties();
@@ -126,8 +128,7 @@ impl CaLink {
                 }
             }
             ConnectionEvent::Disconnected => {
-                self.connection.fetch_add(1, Ordering::SeqCst);
-                *self.properties.lock() = Properties::Unknown;
+                self.forget_properties();
                 self.feeds.went_down();
                 self.events.went_down();
             }
@@ -182,6 +183,12 @@ impl CaLink {
     fn came_up(&self) {
         let access = self.channel().access_rights();
         self.events.came_up((Some(access.read), Some(access.write)));
+    }
+
+    /// What was known or asked for belongs to another connection than the present one.
+    fn forget_properties(&self) {
+        self.connection.fetch_add(1, Ordering::SeqCst);
+        *self.properties.lock() = Properties::Unknown;
     }
 
     /// Ask for the properties of the present connection: DBR_TIME carries none, and of an enum the index only.
