@@ -45,6 +45,8 @@ pub struct Axis {
     acceleration: f64,
     /// What the controller adds to its position after a redefinition.
     offset: f64,
+    /// Where it goes when it has arrived.
+    then: Option<f64>,
     forward: bool,
     homed: bool,
     fault: Fault,
@@ -54,6 +56,8 @@ pub struct Axis {
 }
 
 const STEP: Duration = Duration::from_millis(1);
+/// Half the width of the home switch, in steps.
+const HOME_SWITCH: f64 = 50.0;
 
 impl Axis {
     pub fn at(position: f64) -> Self {
@@ -64,6 +68,7 @@ impl Axis {
             speed: 1.0,
             acceleration: 1.0,
             offset: 0.0,
+            then: None,
             forward: true,
             homed: false,
             fault: Fault::None,
@@ -127,7 +132,9 @@ impl Axis {
                 let distance = target - self.position;
                 let arrives = travelled * distance > 0.0 && distance.abs() - travelled.abs() < 0.5;
                 if (distance == 0.0 || arrives) && self.velocity.abs() <= 3.0 * change {
+                    let then = self.then.take();
                     self.rest_at(target);
+                    self.demand = then.map_or(Demand::Rest, Demand::Reach);
                     return;
                 }
             }
@@ -150,6 +157,7 @@ impl Axis {
         self.position = position;
         self.velocity = 0.0;
         self.demand = Demand::Rest;
+        self.then = None;
     }
 
     fn start(&mut self, demand: Demand, speed: f64, acceleration: f64) {
@@ -162,6 +170,7 @@ impl Axis {
         }
         self.simulated = Instant::now();
         self.demand = demand;
+        self.then = None;
     }
 }
 
@@ -185,8 +194,15 @@ impl AsynMotor for Axis {
         Ok(())
     }
 
-    fn home(&mut self, _: &AsynUser, _: f64, speed: f64, acceleration: f64, _forward: bool) -> AsynResult<()> {
-        self.start(Demand::Reach(0.0), speed, acceleration);
+    fn home(&mut self, _: &AsynUser, _: f64, speed: f64, acceleration: f64, forward: bool) -> AsynResult<()> {
+        // Where the switch is closed already, it is left to find its edge.
+        if self.position.abs() < HOME_SWITCH {
+            let away = if forward { -HOME_SWITCH } else { HOME_SWITCH };
+            self.start(Demand::Reach(away), speed, acceleration);
+            self.then = Some(0.0);
+        } else {
+            self.start(Demand::Reach(0.0), speed, acceleration);
+        }
         self.homed = true;
         Ok(())
     }
@@ -273,6 +289,17 @@ mod tests {
             .unwrap();
         run(&mut axis, 1000);
         assert!((axis.position, axis.demand) == (1.0, Demand::Rest));
+    }
+
+    #[test]
+    fn homing_leaves_the_home_position_before_it_comes_back() {
+        let mut axis = Axis::at(0.0);
+        axis.home(&AsynUser::new(0), 0.0, 1000.0, 10_000.0, true).unwrap();
+        run(&mut axis, 50);
+        assert!(axis.position < 0.0 && axis.demand == Demand::Reach(-HOME_SWITCH));
+
+        run(&mut axis, 1000);
+        assert!((axis.position, axis.demand) == (0.0, Demand::Rest));
     }
 
     #[test]
