@@ -14,7 +14,6 @@ FILE = Path(os.environ["OUTCOMES"])
 # Of a test's three phases, the one that says most counts.
 RANKS = ("passed", "xpassed", "xfailed", "skipped", "failed")
 
-_names: dict[str, str] = {}
 _phases: dict[str, list[str]] = {}
 _seconds: dict[str, float] = {}
 
@@ -24,9 +23,9 @@ def write(line: object) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def name(item: pytest.Item) -> str:
-    """The file's name and the test's, with its parameters."""
-    return f"{item.path.stem}::{item.nodeid.partition('::')[2]}"
+def name(test: pytest.Item | pytest.TestReport) -> str:
+    """The file's name and the test's, with its parameters; the node's id does not name a file of another place."""
+    return f"{Path(test.location[0]).stem}::{test.nodeid.partition('::')[2]}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,8 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    _names.update((item.nodeid, name(item)) for item in session.items)
-    write(list(_names.values()))
+    write([name(item) for item in session.items])
 
 
 def outcome(report: pytest.TestReport) -> str:
@@ -48,8 +46,9 @@ def outcome(report: pytest.TestReport) -> str:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    phases = _phases.setdefault(report.nodeid, [])
+    test = name(report)
+    phases = _phases.setdefault(test, [])
     phases.append(outcome(report))
-    _seconds[report.nodeid] = _seconds.get(report.nodeid, 0.0) + report.duration
+    _seconds[test] = _seconds.get(test, 0.0) + report.duration
     if report.when == "teardown":
-        write([_names[report.nodeid], max(phases, key=RANKS.index), _seconds[report.nodeid]])
+        write([test, max(phases, key=RANKS.index), _seconds[test]])

@@ -32,11 +32,12 @@ LOST = Outcome("lost", 0.0)
 
 
 class Run(NamedTuple):
-    """What came of a file's tests on one layer, by the file's name and the test's."""
+    """What came of a file's tests on one layer, by the file's name and the test's; and those that were run again."""
 
     outcomes: Mapping[str, Outcome]
     crashes: int
     said: str
+    again: Sequence[str] = ()
 
     @property
     def passed(self) -> set[str]:
@@ -49,7 +50,16 @@ class Run(NamedTuple):
     def of(self, file: str) -> "Run":
         """Those of one file."""
         mine = {test: outcome for test, outcome in self.outcomes.items() if test.startswith(f"{file}::")}
-        return self._replace(outcomes=mine)
+        return self._replace(outcomes=mine, again=[test for test in self.again if test in mine])
+
+    def then(self, later: "Run") -> "Run":
+        """This, with what came of some of its tests when they were run again."""
+        return Run(
+            {**self.outcomes, **later.outcomes},
+            self.crashes + later.crashes,
+            self.said + later.said,
+            [*self.again, *later.outcomes],
+        )
 
     def counted(self) -> str:
         """Passed, failed and skipped; an expected failure counts among the failed, as a lost test does."""
@@ -74,11 +84,11 @@ class Suite(NamedTuple):
     packages: Sequence[str]
     limit: float
 
-    def run(self, layer: Layer, folder: Path, environment: Mapping[str, str]) -> Run:
-        """Run it; again without the tests that are done where pyepics has taken its process with it."""
+    def run(self, layer: Layer, folder: Path, environment: Mapping[str, str], only: Sequence[str] | None = None) -> Run:
+        """Run its tests, or only some; the rest in another process where pyepics has taken one with it."""
         outcomes: dict[str, Outcome] = {}
         said, rounds = "", 0
-        lost: list[str] = []
+        lost = list(only or ())
         while rounds == 0 or (lost and layer == "pyepics" and rounds < ROUNDS):
             said += self._process(layer, folder, environment, only=lost, number=rounds)
             found = self._outcomes(folder / f"{layer}-{rounds}.jsonl")
@@ -156,6 +166,7 @@ def show(config: pytest.Config, title: str, runs: Mapping[str, Mapping[Layer, Ru
     lines = ["", f"{title}: passed, failed and skipped", f"{'':28}{heading}"]
     for file, by_layer in runs.items():
         lines.append(f"{file:28}" + "  ".join(f"{by_layer[layer].counted():>22}" for layer in LAYERS))
+        lines += [f"    run again on {layer}: {test}" for layer in LAYERS for test in by_layer[layer].again]
     totals = [sum(len(by_layer[layer].passed) for by_layer in runs.values()) for layer in LAYERS]
     lines.append(f"{'passed in all':28}" + "  ".join(f"{total:>5}{'':17}" for total in totals))
     capture = config.pluginmanager.getplugin("capturemanager")
