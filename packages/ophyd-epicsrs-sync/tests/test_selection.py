@@ -124,6 +124,15 @@ def test_the_environment_alone_chooses_our_layer():
     assert python(start + show, OPHYD_CONTROL_LAYER="dummy").stdout == "dummy dummy False\n"
 
 
+@pytest.mark.parametrize("looked_for", ["ophyd", "ophyd.__main__"])
+def test_to_look_for_ophyd_before_its_import_changes_nothing(looked_for):
+    code = f"import importlib.util; importlib.util.find_spec({looked_for!r}); import ophyd; print(ophyd.get_cl().name)"
+
+    done = python(code, OPHYD_CONTROL_LAYER="epicsrs")
+
+    assert (done.returncode, done.stdout) == (0, "epicsrs\n"), done.stderr
+
+
 def test_without_the_variable_nothing_is_loaded():
     done = python(f"import site, sys; site.addsitedir({str(SOURCES)!r}); print('epicsrs_native' in sys.modules)")
 

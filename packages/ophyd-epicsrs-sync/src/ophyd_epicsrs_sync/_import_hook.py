@@ -7,7 +7,6 @@ the variable says so and only there; programs, queue servers and their children 
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from ophyd_epicsrs_sync import _selection
@@ -32,20 +31,21 @@ class OphydLoader:
         with _selection.no_layer():
             self._loader.exec_module(module)
         _selection.use_epicsrs()
+        if OphydFinder in sys.meta_path:
+            sys.meta_path.remove(OphydFinder)
 
 
 class OphydFinder:
-    """Finds ophyd once, and is gone."""
+    """Finds ophyd as the other finders do, as often as somebody looks for it; gone when it is imported."""
 
     @classmethod
     def find_spec(
         cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        del path, target
         if fullname != "ophyd":
             return None
-        sys.meta_path.remove(cls)
-        spec = find_spec(fullname)
+        found = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not cls)
+        spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
             spec.loader = OphydLoader(spec.loader)  # pyright: ignore[reportAttributeAccessIssue]
         return spec
