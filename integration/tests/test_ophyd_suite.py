@@ -37,12 +37,16 @@ QUICK = [file for file, known in FILES.items() if known.get("quick")]
 
 
 def run(files: Sequence[str], folder: Path, layer: Layer) -> Run:
-    """Some files on one layer, in one process; tests that race with themselves again, where they have lost."""
+    """Some files on one layer, in one process; again those with a test that races with itself and has lost.
+
+    The whole file, since such a test may leave the others' motor where they do not expect it.
+    """
     run = attempt(files, folder / layer, layer)
     for number in range(RACES):
-        raced = [test for file in files for test in named(file, "races") if test in run.not_passed]
-        if raced:
-            run = run.then(attempt(files, folder / f"{layer}-again-{number}", layer, only=raced))
+        for file in files:
+            raced = named(file, "races") & run.not_passed.keys()
+            if raced:
+                run = run.then(attempt([file], folder / f"{layer}-{file}-{number}", layer), because=raced)
     return run
 
 
@@ -51,7 +55,7 @@ def named(file: str, which: Literal["not_passed", "races"]) -> set[str]:
     return {f"{file}::{test}" for test in FILES[file].get(which, {})}
 
 
-def attempt(files: Sequence[str], folder: Path, layer: Layer, only: Sequence[str] | None = None) -> Run:
+def attempt(files: Sequence[str], folder: Path, layer: Layer) -> Run:
     folder.mkdir()
     # As in ophyd's repository: its wheel does not say that it is typed.
     (folder / "mypy.ini").write_text("[mypy]\nignore_missing_imports = true\n")
@@ -75,7 +79,7 @@ def attempt(files: Sequence[str], folder: Path, layer: Layer, only: Sequence[str
             "EPICS_CAS_AUTO_BEACON_ADDR_LIST": "NO",
             "EPICS_CAS_BEACON_ADDR_LIST": "127.0.0.1",
         }
-        return suite.run(layer, folder, environment, only)
+        return suite.run(layer, folder, environment)
 
 
 def on_both(files: Sequence[str], folder: Path) -> dict[Layer, Run]:

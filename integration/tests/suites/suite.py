@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -32,7 +32,7 @@ LOST = Outcome("lost", 0.0)
 
 
 class Run(NamedTuple):
-    """What came of a file's tests on one layer, by the file's name and the test's; and those that were run again."""
+    """What came of a file's tests on one layer, by the file's name and the test's; and what made it run again."""
 
     outcomes: Mapping[str, Outcome]
     crashes: int
@@ -52,13 +52,13 @@ class Run(NamedTuple):
         mine = {test: outcome for test, outcome in self.outcomes.items() if test.startswith(f"{file}::")}
         return self._replace(outcomes=mine, again=[test for test in self.again if test in mine])
 
-    def then(self, later: "Run") -> "Run":
-        """This, with what came of some of its tests when they were run again."""
+    def then(self, later: "Run", because: Iterable[str]) -> "Run":
+        """This, with what came of some of its files when they were run again."""
         return Run(
             {**self.outcomes, **later.outcomes},
             self.crashes + later.crashes,
             self.said + later.said,
-            [*self.again, *later.outcomes],
+            [*self.again, *because],
         )
 
     def counted(self) -> str:
@@ -88,7 +88,7 @@ class Suite(NamedTuple):
         """Run its tests, or only some; the rest in another process where pyepics has taken one with it."""
         outcomes: dict[str, Outcome] = {}
         said, rounds = "", 0
-        lost = list(only or ())
+        lost: list[str] = []
         while rounds == 0 or (lost and layer == "pyepics" and rounds < ROUNDS):
             said += self._process(layer, folder, environment, only=lost, number=rounds)
             found = self._outcomes(folder / f"{layer}-{rounds}.jsonl")
@@ -166,7 +166,7 @@ def show(config: pytest.Config, title: str, runs: Mapping[str, Mapping[Layer, Ru
     lines = ["", f"{title}: passed, failed and skipped", f"{'':28}{heading}"]
     for file, by_layer in runs.items():
         lines.append(f"{file:28}" + "  ".join(f"{by_layer[layer].counted():>22}" for layer in LAYERS))
-        lines += [f"    run again on {layer}: {test}" for layer in LAYERS for test in by_layer[layer].again]
+        lines += [f"    run again on {layer}, because of {test}" for layer in LAYERS for test in by_layer[layer].again]
     totals = [sum(len(by_layer[layer].passed) for by_layer in runs.values()) for layer in LAYERS]
     lines.append(f"{'passed in all':28}" + "  ".join(f"{total:>5}{'':17}" for total in totals))
     capture = config.pluginmanager.getplugin("capturemanager")
