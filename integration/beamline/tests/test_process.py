@@ -51,14 +51,11 @@ def test_it_listens_on_loopback_only() -> None:
         assert {protocol for protocol, _, _ in found} <= {"tcp", "udp"}
 
 
-def test_it_needs_less_than_half_a_second_to_be_ready() -> None:
-    # Of processor time: how much of a processor it gets is not its doing. The best of three, for caches.
-    seconds = []
-    for _ in range(3):
-        with Beamline() as beamline:
-            fields = Path(f"/proc/{beamline.pid}/stat").read_text().rpartition(")")[2].split()
-            seconds.append((int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"))
-    assert min(seconds) <= 0.5, seconds
+def test_it_needs_a_moment_to_be_ready() -> None:
+    # How many milliseconds is for integration/benchmarks/beamline.py to say.
+    start = time.monotonic()
+    with Beamline():
+        assert time.monotonic() - start < 5.0
 
 
 def test_several_run_at_once() -> None:
