@@ -4,13 +4,10 @@ suites/ophyd_async.toml lists what each file of them must give. A test that is s
 """
 
 import os
-import signal
 import subprocess
-import tarfile
 import tomllib
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -18,6 +15,9 @@ from xml.etree import ElementTree
 import pytest
 
 from ioc import free_ports
+
+from .suites.sdist import fetch
+from .suites.suite import end_group
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -46,15 +46,8 @@ class Outcome(NamedTuple):
 
 
 def download(version: str, folder: Path) -> Path:
-    """ophyd-async's sdist, unpacked; pip and uv keep what they have fetched."""
-    with_build_backend = ["--with=pip==26.2", "--with=setuptools==80.9.0", "--with=setuptools-scm==9.2.2"]
-    uv = ["uv", "run", "--quiet", "--no-project", "--isolated", *with_build_backend]
-    pip = ["python", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    source = ["--no-binary=ophyd-async", "--no-build-isolation", f"--dest={folder}", f"ophyd-async=={version}"]
-    subprocess.run([*uv, *pip, *source], check=True, timeout=LIMIT)
-    with tarfile.open(folder / f"ophyd_async-{version}.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
-    unpacked = folder / f"ophyd_async-{version}"
+    """ophyd-async's sdist, unpacked."""
+    unpacked = fetch("ophyd-async", version, folder)
     # It prepares each test for Tango.
     (unpacked / "tests/system_tests/conftest.py").unlink()
     return unpacked
@@ -123,12 +116,6 @@ def run(unpacked: Path, version: str, tests: list[str], plugins: list[str], repo
         pytest.fail(f"not done after {LIMIT:.0f} s\n{process.communicate()[0]}")
     end_group(process)
     return process.returncode, printed
-
-
-def end_group(process: subprocess.Popen[str]) -> None:
-    """End it, and the IOCs that it has left."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def outcomes(report: Path) -> list[Outcome]:

@@ -6,7 +6,6 @@ test_type_converions_2, speaks to pyepics' `ca` only.
 
 import os
 import subprocess
-import tarfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,12 +17,11 @@ from deadline import until
 from epicsrs_beamline import Beamline
 from ioc import NETWORK, Ioc, Ports, free_ports
 
+from .suites.sdist import fetch
 from .suites.suite import LAYERS, Layer, Run, Suite, end_group, python, show
 
 VERSION = "3.5.10"
 PYEPICS = f"pyepics=={VERSION}"
-# pip asks a source distribution for its metadata, even to download it.
-DOWNLOAD = ["pip==25.3", "setuptools==80.9.0", "setuptools_scm==9.2.2"]
 # How many tests each file has, all of which pass. The last one leaves pyepics without numpy.
 FILES = {
     "test_pv_unittests": 40,
@@ -36,23 +34,9 @@ LIMIT = 150.0
 
 
 @pytest.fixture(scope="module")
-def tests(request: pytest.FixtureRequest) -> Path:
-    """The tests of pyepics, downloaded once."""
-    folder = request.config.cache.mkdir(f"pyepics-{VERSION}")
-    found = folder / f"pyepics-{VERSION}/tests"
-    if not found.exists():
-        pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary=pyepics", "--no-build-isolation"]
-        done = subprocess.run(
-            [*python(DOWNLOAD), *pip, f"--dest={folder}", PYEPICS],
-            capture_output=True,
-            text=True,
-            timeout=180.0,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        with tarfile.open(folder / f"pyepics-{VERSION}.tar.gz") as sdist:
-            sdist.extractall(folder, filter="data")
-    return found
+def tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tests of pyepics."""
+    return fetch("pyepics", VERSION, tmp_path_factory.mktemp("sdist")) / "tests"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pytest
 
@@ -150,7 +150,7 @@ def python(packages: Sequence[str]) -> list[str]:
     return [*uv, *(f"--with={package}" for package in [numpy, *packages]), "python"]
 
 
-def end_group(process: subprocess.Popen[bytes]) -> None:
+def end_group(process: subprocess.Popen[Any]) -> None:
     """End what is left of a process and its children."""
     try:
         os.killpg(process.pid, signal.SIGKILL)

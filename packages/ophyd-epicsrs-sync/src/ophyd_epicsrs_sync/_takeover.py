@@ -91,7 +91,6 @@ def install() -> None:
     original_set = _originals[signal, "set"] = signal.set
     original_setup_move = _originals[positioner, "_setup_move"] = positioner._setup_move  # noqa: SLF001
     original_instantiate = _originals[device, "_instantiate_component"] = device._instantiate_component  # noqa: SLF001
-
     original_trigger = _originals[device, "trigger"] = device.trigger
     original_metadata = _originals[signal_base, "_initial_metadata_callback"] = signal_base._initial_metadata_callback  # noqa: SLF001
 

@@ -31,21 +31,7 @@ class Attributes(State):
     connection_timeout: float | None
 
     @abstractmethod
-    def get(
-        self,
-        count: int | None = None,
-        as_string: bool = False,
-        as_numpy: bool = True,
-        timeout: float | None = None,
-    ) -> Any: ...
-    @abstractmethod
-    def get_with_metadata(
-        self,
-        count: int | None = None,
-        as_string: bool = False,
-        as_numpy: bool = True,
-        timeout: float | None = None,
-    ) -> Any: ...
+    def get_with_metadata(self, *, timeout: float | None = None) -> Any: ...
     @abstractmethod
     def put(self, value: Any) -> Any: ...
 
@@ -56,15 +42,6 @@ class Attributes(State):
             known = self.get_with_metadata(timeout=self.connection_timeout)
             return None if known is None else known.get(name, self._args[name])
         return self._args[name]
-
-    @property
-    def value(self) -> Any:
-        """What `get` returns; to set it is to put."""
-        return self.get(timeout=self.connection_timeout)
-
-    @value.setter
-    def value(self, value: Any) -> None:
-        self.put(value)
 
     @property
     def char_value(self) -> Any:

@@ -27,6 +27,15 @@ class Readable(Attributes):
     _count: int | None
     _metadata_callbacks: list[Callable[[str, Fields], object]]
 
+    @property
+    def value(self) -> Any:
+        """What `get` returns; to set it is to put."""
+        return self.get(timeout=self.connection_timeout)
+
+    @value.setter
+    def value(self, value: Any) -> None:
+        self.put(value)
+
     def get(
         self,
         count: int | None = None,
