@@ -159,7 +159,7 @@ def test_their_tests_pass_on_our_backends(
     plugins: list[str],
     sdist: Callable[[str], Path],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    shown: Callable[[str], None],
 ) -> None:
     expected = EXPECTED[version][suite]
     reasons: dict[str, str] = expected["cannot_pass"]
@@ -172,8 +172,7 @@ def test_their_tests_pass_on_our_backends(
     counted: dict[str, Counter[str]] = {}
     for outcome in ended:
         counted.setdefault(outcome.file, Counter())[outcome.result] += 1
-    with capsys.disabled():
-        print(f"\nophyd-async {version}, {suite} {' '.join(plugins)}\n{table(counted)}")
+    shown(f"ophyd-async {version}, {suite} {' '.join(plugins)}\n{table(counted)}")
     assert {outcome.test for outcome in ended if outcome.result != "passed"} == set(reasons), printed
     assert {file: counts["passed"] for file, counts in counted.items()} == expected["passed"]
     assert status == (1 if reasons else 0), printed

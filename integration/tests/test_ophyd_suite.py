@@ -6,7 +6,7 @@ has how many that are, and every test that pyepics itself does not pass here, wi
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import distribution
@@ -18,7 +18,7 @@ import pytest
 from epicsrs_beamline import Beamline
 from ioc import free_ports
 
-from .suites.suite import LAYERS, Layer, Run, Suite, show
+from .suites.suite import LAYERS, Layer, Run, Suite, counted
 
 FILES: dict[str, dict[str, Any]] = tomllib.loads((Path(__file__).parent / "suites/ophyd.toml").read_text())
 # mypy is what the tests of bluesky's protocols run.
@@ -89,14 +89,6 @@ def on_both(files: Sequence[str], folder: Path) -> dict[Layer, Run]:
 
 
 @pytest.fixture(scope="module")
-def table(request: pytest.FixtureRequest) -> Iterator[dict[str, dict[Layer, Run]]]:
-    """What each file came to, shown at the end."""
-    runs: dict[str, dict[Layer, Run]] = {}
-    yield runs
-    show(request.config, "ophyd's own tests", runs)
-
-
-@pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[Layer, Run]:
     """The files of every run, in one process a layer."""
     return on_both(QUICK, tmp_path_factory.mktemp("quick"))
@@ -115,18 +107,20 @@ def check(file: str, runs: Mapping[Layer, Run]) -> None:
 
 @pytest.mark.parametrize("file", QUICK)
 def test_what_passes_on_pyepics_passes_here(
-    file: str, quick: Mapping[Layer, Run], table: dict[str, dict[Layer, Run]]
+    file: str, quick: Mapping[Layer, Run], shown: Callable[[str], None]
 ) -> None:
-    runs = table[file] = {layer: run.of(file) for layer, run in quick.items()}
+    runs = {layer: run.of(file) for layer, run in quick.items()}
 
+    shown(counted("ophyd", file, runs))
     check(file, runs)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
-def test_each_file_by_itself(file: str, table: dict[str, dict[Layer, Run]], tmp_path: Path) -> None:
-    runs = table[file] = on_both([file], tmp_path)
+def test_each_file_by_itself(file: str, shown: Callable[[str], None], tmp_path: Path) -> None:
+    runs = on_both([file], tmp_path)
 
+    shown(counted("ophyd", file, runs))
     check(file, runs)
 
 

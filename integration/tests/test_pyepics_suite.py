@@ -6,7 +6,7 @@ test_type_converions_2, speaks to pyepics' `ca` only.
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ from epicsrs_beamline import Beamline
 from ioc import NETWORK, Ioc, Ports, free_ports
 
 from .suites.sdist import fetch
-from .suites.suite import LAYERS, Layer, Run, Suite, end_group, python, show
+from .suites.suite import LAYERS, Layer, Run, Suite, counted, end_group, python
 
 VERSION = "3.5.10"
 PYEPICS = f"pyepics=={VERSION}"
@@ -77,10 +77,8 @@ def simulator(tests: Path, log: Path, environment: Mapping[str, str]) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def runs(
-    request: pytest.FixtureRequest, tests: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Mapping[Layer, Run]]:
-    """What they come to on each layer, at a station of its own; shown at the end."""
+def runs(tests: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[Layer, Run]:
+    """What they come to on each layer, at a station of its own."""
     folder = tmp_path_factory.mktemp("pyepics")
     targets = [str(tests / f"{file}.py") for file in FILES]
     suite = Suite(target=targets, plugins=["pyepics_layer"], packages=[PYEPICS], limit=LIMIT)
@@ -90,17 +88,15 @@ def runs(
             return suite.run(layer, folder, environment)
 
     with ThreadPoolExecutor(len(LAYERS)) as executor:
-        runs = dict(zip(LAYERS, executor.map(run, LAYERS), strict=True))
-    yield runs
-    table = {file: {layer: run.of(file) for layer, run in runs.items()} for file in FILES}
-    show(request.config, "pyepics' tests of its PV", table)
+        return dict(zip(LAYERS, executor.map(run, LAYERS), strict=True))
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("file", FILES)
-def test_all_of_a_file_pass(runs: Mapping[Layer, Run], file: str, layer: Layer) -> None:
+def test_all_of_a_file_pass(runs: Mapping[Layer, Run], file: str, layer: Layer, shown: Callable[[str], None]) -> None:
     run = runs[layer].of(file)
 
+    shown(counted("pyepics", file, {layer: run}))
     assert run.not_passed == {}, run.said
     assert len(run.passed) == FILES[file]
 

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import pytest
-
 HERE = Path(__file__).parent
 Layer = Literal["pyepics", "epicsrs"]
 LAYERS: tuple[Layer, ...] = ("pyepics", "epicsrs")
@@ -66,7 +64,7 @@ class Run(NamedTuple):
         skipped = sum(outcome.word == "skipped" for outcome in self.outcomes.values())
         failed = len(self.outcomes) - len(self.passed) - skipped
         seconds = sum(outcome.seconds for outcome in self.outcomes.values())
-        return f"{len(self.passed):>5} {failed:>4} {skipped:>4} {seconds:>5.0f} s"
+        return f"{len(self.passed)} passed, {failed} failed, {skipped} skipped in {seconds:.0f} s"
 
 
 class Suite(NamedTuple):
@@ -160,15 +158,8 @@ def end_group(process: subprocess.Popen[Any]) -> None:
         process.wait()
 
 
-def show(config: pytest.Config, title: str, runs: Mapping[str, Mapping[Layer, Run]]) -> None:
-    """Print what each file came to on each layer, whatever pytest captures."""
-    heading = "  ".join(f"{layer:>22}" for layer in LAYERS)
-    lines = ["", f"{title}: passed, failed and skipped", f"{'':28}{heading}"]
-    for file, by_layer in runs.items():
-        lines.append(f"{file:28}" + "  ".join(f"{by_layer[layer].counted():>22}" for layer in LAYERS))
-        lines += [f"    run again on {layer}, because of {test}" for layer in LAYERS for test in by_layer[layer].again]
-    totals = [sum(len(by_layer[layer].passed) for by_layer in runs.values()) for layer in LAYERS]
-    lines.append(f"{'passed in all':28}" + "  ".join(f"{total:>5}{'':17}" for total in totals))
-    capture = config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print("\n".join(lines))
+def counted(suite: str, file: str, runs: Mapping[Layer, Run]) -> str:
+    """What a file came to on each layer, in a line; and what made it run again."""
+    layers = "; ".join(f"{layer} {run.counted()}" for layer, run in runs.items())
+    again = [f"\n    run again on {layer}, because of {test}" for layer, run in runs.items() for test in run.again]
+    return f"{suite}, {file}: {layers}" + "".join(again)

@@ -28,10 +28,15 @@ class Ports(NamedTuple):
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses, below the range from which the kernel gives out its own."""
+    """Ports that nobody uses, below the range from which the kernel gives out its own.
+
+    Each worker of pytest-xdist has ports of its own, also those that its servers do not use yet.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     found: list[int] = []
     with ExitStack() as held:
-        for port in random.sample(range(20000, 32000), 2000):
+        for port in random.sample(range(20000 + worker, 32000, workers), 2000 // workers):
             try:
                 for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
                     held.enter_context(socket.socket(socket.AF_INET, kind)).bind(("", port))
