@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from epicsrs_bulk._journal import STRAY, UNDELIVERED, Journal
 from epicsrs_bulk._journal_encoding import pack, unpack
@@ -26,6 +26,16 @@ from epicsrs_bulk._target import close as close_target
 from epicsrs_bulk._target import flush as flush_target
 
 logger = logging.getLogger("epicsrs_bulk")
+
+
+class SinkOptions(TypedDict, total=False):
+    """The keywords of `Sink`, for classes that pass them on."""
+
+    max_bytes: int
+    queue_timeout: float
+    stop_timeout: float
+    on_error: Literal["raise", "degrade"]
+    sigterm: bool
 
 
 class Sink:
@@ -199,7 +209,7 @@ class Sink:
         self.close(self._stop_timeout)
 
     def __repr__(self) -> str:
-        return f"Sink({self._target!r}, {str(self._folder)!r})"
+        return f"{type(self).__name__}({self._target!r}, {str(self._folder)!r})"
 
     def _begin(self, doc: dict[str, Any]) -> Run:
         uid = doc.get("uid")
