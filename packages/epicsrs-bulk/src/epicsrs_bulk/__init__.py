@@ -11,36 +11,72 @@ from epicsrs_bulk._deadtime import Corrected, icr_ocr, nonparalyzable, paralyzab
 from epicsrs_bulk._errors import (
     FlightDataError,
     FlightError,
+    FlightFileError,
     FlightStoppedError,
     FlightTimeoutError,
     ShortWaveformError,
 )
+from epicsrs_bulk._file_flyer import FileFlyer
+from epicsrs_bulk._get import bulk_caget, bulk_get, bulk_get_async
 from epicsrs_bulk._growing import read_until, read_until_async
+from epicsrs_bulk._mongo import AsyncMongoWriter, MongoTarget
 from epicsrs_bulk._monitor_flyer import MonitorFlyer
+from epicsrs_bulk._put import bulk_connect, bulk_connect_async, bulk_put, bulk_put_async
 from epicsrs_bulk._read import BulkRead, PvReading, bulk_read, bulk_read_async
+from epicsrs_bulk._replay import ReplayReport, RunReport, replay
 from epicsrs_bulk._resample import resample
+from epicsrs_bulk._sink import Sink
+from epicsrs_bulk._sink_errors import DeliveryError, DeliveryTimeoutError, DocumentError, JournalError, SinkError
+from epicsrs_bulk._sink_health import SinkHealth
+from epicsrs_bulk._snapshot import BulkSnapshot
+from epicsrs_bulk._target import CallbackTarget, Target
+from epicsrs_bulk._target_json_lines import JsonLinesTarget
 from epicsrs_bulk._times import ClockCounts, ConstantInterval, RecordTime, TimeWaveform
 from epicsrs_bulk._trace import Trace
 from epicsrs_bulk._validation import fast_event_page_validation
 from epicsrs_bulk._waveform_flyer import WaveformFlyer
 
 __all__ = [
+    "AsyncMongoWriter",
     "BulkRead",
+    "BulkSnapshot",
+    "CallbackTarget",
     "ClockCounts",
     "Column",
     "ConstantInterval",
     "Corrected",
+    "DeliveryError",
+    "DeliveryTimeoutError",
+    "DocumentError",
+    "FileFlyer",
     "FlightDataError",
     "FlightError",
+    "FlightFileError",
     "FlightStoppedError",
     "FlightTimeoutError",
+    "JournalError",
+    "JsonLinesTarget",
+    "MongoTarget",
     "MonitorFlyer",
     "PvReading",
     "RecordTime",
+    "ReplayReport",
+    "RunReport",
     "ShortWaveformError",
+    "Sink",
+    "SinkError",
+    "SinkHealth",
+    "Target",
     "TimeWaveform",
     "Trace",
     "WaveformFlyer",
+    "bulk_caget",
+    "bulk_connect",
+    "bulk_connect_async",
+    "bulk_get",
+    "bulk_get_async",
+    "bulk_put",
+    "bulk_put_async",
     "bulk_read",
     "bulk_read_async",
     "close_channels",
@@ -52,6 +88,7 @@ __all__ = [
     "paralyzable",
     "read_until",
     "read_until_async",
+    "replay",
     "resample",
     "xspress3",
 ]

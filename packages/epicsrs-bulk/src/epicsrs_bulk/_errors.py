@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from epicsrs_native import EpicsError
 
@@ -38,12 +38,29 @@ class FlightError(RuntimeError):
         super().__init__(message)
         self.flyer = flyer
 
-    def __reduce__(self) -> tuple[type[FlightError], tuple[str, ...]]:
+    def __reduce__(self) -> tuple[type[FlightError], tuple[Any, ...]]:
         return type(self), (str(self.args[0]), self.flyer)
 
 
 class FlightTimeoutError(FlightError, TimeoutError):
     """The IOC did not say within the timeout that the flight is done; it was disarmed."""
+
+
+class FlightFileError(FlightError, OSError):
+    """The file for a flight's rows could not be made, or written to its end.
+
+    Attributes:
+        path: The file.
+        page: The rows that could not be written, as a partial EventPage; None where there were none.
+    """
+
+    def __init__(self, message: str, flyer: str = "", path: str = "", page: dict[str, Any] | None = None) -> None:
+        super().__init__(message, flyer)
+        self.path = path
+        self.page = page
+
+    def __reduce__(self) -> tuple[type[FlightError], tuple[Any, ...]]:
+        return type(self), (str(self.args[0]), self.flyer, self.path, self.page)
 
 
 class FlightStoppedError(FlightError):
@@ -61,5 +78,5 @@ class FlightDataError(FlightError):
         super().__init__(message, flyer)
         self.problems = problems
 
-    def __reduce__(self) -> tuple[type[FlightError], tuple[str, ...]]:
+    def __reduce__(self) -> tuple[type[FlightError], tuple[Any, ...]]:
         return type(self), (str(self.args[0]), self.flyer, *self.problems)

@@ -6,13 +6,40 @@ import threading
 from abc import ABC, abstractmethod
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from epicsrs_bulk._errors import FlightError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Callable, Sequence
+
+
+class Rows(Protocol):
+    """Where a flight leaves its rows; called in the flight's thread."""
+
+    def begin(self, expected: int | None) -> None:
+        """Make ready for rows, of which so many are expected; before anything is written to the hardware.
+
+        Raises:
+            FlightError: They could not be kept.
+        """
+        ...
+
+    def add(self, page: dict[str, Any]) -> None:
+        """Take the rows of one partial EventPage.
+
+        Raises:
+            FlightError: They cannot be kept.
+        """
+        ...
+
+    def end(self) -> None:
+        """No more rows come; called once, whatever has happened before.
+
+        Raises:
+            FlightError: What was taken before is not safe.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,25 +61,31 @@ class Flight(ABC):
     Attributes:
         started: Done when the IOC is seen to fly, or has answered the start; or the reason why it does not fly.
         disarmed: Done when nothing is left to disarm; or the reason why that failed.
-        ended: Done when the rows have been read, or could not be.
+        ended: Done when the rows have been read and left, or could not be; what went wrong, if anything did.
         finishing: Done when somebody waits for the end.
         broken: Done when it shall be broken off; why.
         paused: Whether it was broken off by a pause; what waits for its end then waits for the next flight.
         told: Whether somebody has been told how it ended.
+        rows: Where its rows go.
+        gradual: Whether rows come during the flight.
     """
+
+    gradual = False
+    rows: Rows
 
     def __init__(self, name: str) -> None:
         self.started: Future[None] = Future()
         self.disarmed: Future[None] = Future()
-        self.ended: Future[Outcome] = Future()
+        self.ended: Future[FlightError | None] = Future()
         self.paused = False
         self.told = False
         self.name = name
         self.finishing: Future[None] = Future()
         self.broken: Future[str] = Future()
 
-    def launch(self) -> None:
-        """Begin."""
+    def launch(self, rows: Rows) -> None:
+        """Begin, and leave the rows there."""
+        self.rows = rows
         threading.Thread(target=self._run, name=f"{self.name}-flight", daemon=True).start()
 
     def finish(self) -> None:
@@ -74,15 +107,36 @@ class Flight(ABC):
         return error
 
     def _run(self) -> None:
-        try:
-            outcome = self.fly()
-        except Exception as error:
-            outcome = Outcome((), self.error(FlightError, f"the flight failed: {error}", error))
-        if outcome.error is not None and not self.started.done():
-            self.started.set_exception(outcome.error)
+        failure, unsafe = self._attempt(self._fly_and_leave), self._attempt(self.rows.end)
+        if failure is not None and unsafe is not None:
+            failure.add_note(f"and {unsafe}")
+        failure = failure or unsafe
+        if failure is not None and not self.started.done():
+            self.started.set_exception(failure)
         settle(self.started, None)
         settle(self.disarmed, None)
-        self.ended.set_result(outcome)
+        self.ended.set_result(failure)
+
+    def _attempt(self, step: Callable[[], None]) -> FlightError | None:
+        try:
+            step()
+        except FlightError as error:
+            return error
+        except Exception as error:
+            return self.error(FlightError, f"the flight failed: {error}", error)
+        return None
+
+    def _fly_and_leave(self) -> None:
+        outcome = self.fly()
+        try:
+            for page in outcome.pages:
+                self.rows.add(page)
+        except FlightError as error:
+            if outcome.error is not None:
+                error.add_note(f"and {outcome.error}")
+            raise
+        if outcome.error is not None:
+            raise outcome.error
 
 
 def settle(future: Future[Any], result: Any) -> None:

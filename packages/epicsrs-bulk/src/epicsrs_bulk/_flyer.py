@@ -1,25 +1,23 @@
-"""What all flyers have in common: who may call what when, who is told what, and that rows are emitted once."""
+"""What all flyers have in common: who may call what when, and who is told what."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from abc import ABC, abstractmethod
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from epicsrs_bulk._errors import FlightError, FlightStoppedError
-from epicsrs_bulk._nested import NestedFlyer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import Callable
     from concurrent.futures import Future
 
     from bluesky.protocols import Reading, Status
-    from event_model import DataKey, PartialEventPage
+    from event_model import DataKey
 
-    from epicsrs_bulk._flight import Flight, Outcome
+    from epicsrs_bulk._flight import Flight, Rows
 
     class SettableStatus(Status, Protocol):
         """The part of ophyd's Status that a device ends it with."""
@@ -57,8 +55,12 @@ class Flyer(ABC):
         """A new flight, not launched yet."""
 
     @abstractmethod
-    def describe_collect(self) -> Mapping[str, Any]:
-        """The data keys of what ``collect_pages`` will yield."""
+    def _rows(self) -> Rows:
+        """Where the next flight leaves its rows."""
+
+    @abstractmethod
+    def _uncollected(self) -> bool:
+        """Whether rows of flights that are over would be lost to the documents by the next flight."""
 
     @property
     def name(self) -> str:
@@ -80,10 +82,6 @@ class Flyer(ABC):
         """How the rows come about: settings of this object, which the descriptor records."""
         return {key: {"value": value, "timestamp": self._made} for key, value in self._configuration.items()}
 
-    def nested(self, stream: str = "primary") -> NestedFlyer:
-        """The same flyer for plans that declare no stream, as ``bp.fly``: its rows go to ``stream``."""
-        return NestedFlyer(self, stream)
-
     def kickoff(self) -> Status:
         """Check all PVs and start; the status ends when the flight is under way.
 
@@ -91,15 +89,15 @@ class Flyer(ABC):
             FlightError: A flight is under way, or the rows of the last one have not been collected.
         """
         if self._flights and not self._resumed:
-            last = self._flights[-1]
-            if not last.ended.done():
+            if not self._flights[-1].ended.done():
                 raise FlightError(f"{self._name}: a flight is under way", self._name)
-            if last.ended.result().pages:
+            if self._uncollected():
                 raise FlightError(
                     f"{self._name}: the rows of the last flight were not collected; collect or discard them", self._name
                 )
             self._flights.clear()
         self._resumed = False
+        rows = self._rows()
         flight = self._flight()
         self._flights.append(flight)
         status = self._status(self)
@@ -110,7 +108,7 @@ class Flyer(ABC):
             _end(status, error)
 
         flight.started.add_done_callback(tell)
-        flight.launch()
+        flight.launch(rows)
         return status
 
     def complete(self) -> Status:
@@ -131,32 +129,6 @@ class Flyer(ABC):
         flight.finish()
         flight.ended.add_done_callback(lambda ended: self._tell_end(flight, ended.result()))
         return status
-
-    async def collect_pages(self) -> AsyncIterator[PartialEventPage]:
-        """The rows of the flight, once: one page, and one more for each time that a pause has broken it off.
-
-        Raises:
-            FlightError: There is no flight; or, after the pages, what no status could tell: the flight was not at its
-                end, or has doubtful data.
-        """
-        if not self._flights:
-            raise FlightError(f"{self._name}: nothing to collect; there was no flight since the last time", self._name)
-        flights, self._flights = self._flights, []
-        self._resumed = False
-        untold: FlightError | None = None
-        for flight in flights:
-            flight.break_off("its rows were collected before it was done")
-            outcome = await asyncio.wrap_future(flight.ended)
-            self._tell_end(flight, outcome)
-            for page in outcome.pages:
-                yield cast("PartialEventPage", page)
-                # bluesky validates and emits a page without letting go of its loop.
-                await asyncio.sleep(0)
-            if outcome.error is not None and not (flight.told or flight.paused):
-                untold = outcome.error
-        self._end_all(FlightStoppedError(f"{self._name}: broken off by a pause", self._name))
-        if untold is not None:
-            raise untold
 
     def discard(self) -> None:
         """Forget the rows of a flight that is over, so that the next one can begin.
@@ -203,9 +175,9 @@ class Flyer(ABC):
             except TimeoutError:
                 raise FlightError(f"{self._name}: not disarmed within {bound:g} s", self._name) from None
 
-    def _tell_end(self, flight: Flight, outcome: Outcome) -> None:
+    def _tell_end(self, flight: Flight, error: FlightError | None) -> None:
         if not flight.paused:
-            flight.told |= self._end_all(outcome.error)
+            flight.told |= self._end_all(error)
 
     def _end_all(self, error: FlightError | None) -> bool:
         """End what waits for the end of a flight; whether anything did."""

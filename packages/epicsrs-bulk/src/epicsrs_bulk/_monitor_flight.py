@@ -65,6 +65,7 @@ class MonitorFlight(Flight):
         try:
             channels.extend(get_context().channel(recording.trace.pv) for recording in self._recordings)
             self._listen(channels)
+            self.rows.begin(None)
             began = time.time_ns()
             settle(self.started, None)
             signals: list[Future[Any]] = [self.finishing, self.broken]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from epicsrs_bulk._columns import VALID, check_key, check_unique, data_key
-from epicsrs_bulk._flyer import Flyer
 from epicsrs_bulk._monitor_flight import MonitorFlight
+from epicsrs_bulk._page_flyer import PageFlyer
 from epicsrs_bulk._trace import DISCONNECTS, LOST, RECEIVED, SEVERITY, TIME
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from epicsrs_bulk._trace import Trace
 
 
-class MonitorFlyer(Flyer):
+class MonitorFlyer(PageFlyer):
     """Listens to many PVs from kickoff to complete, and yields what has come.
 
     With an ``interval`` the values stand on a common grid, in one stream: ``describe_collect`` is flat, for plans that
@@ -101,6 +101,11 @@ class MonitorFlyer(Flyer):
             if trace.max_gap is not None:
                 settings[f"{self.name}_{trace.key}_max_gap"] = trace.max_gap
         return settings
+
+    def _cells(self) -> int | None:
+        if self._interval is None:
+            raise TypeError(f"{self.name}: a file holds one stream; give the flyer an interval, for a common grid")
+        return None
 
     def _flight(self) -> MonitorFlight:
         return MonitorFlight(self.name, self._traces, self._interval, self._time_key, *self._options)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from bluesky.protocols import Reading, Status
     from event_model import DataKey, PartialEventPage
 
-    from epicsrs_bulk._flyer import Flyer
+    from epicsrs_bulk._page_flyer import PageFlyer
 
 
 class NestedFlyer:
@@ -18,7 +18,7 @@ class NestedFlyer:
 
     parent = None
 
-    def __init__(self, flyer: Flyer, stream: str) -> None:
+    def __init__(self, flyer: PageFlyer, stream: str) -> None:
         self._flyer = flyer
         self._stream = stream
 

@@ -52,7 +52,7 @@ class PvReading:
     def _answer(self) -> Reading:
         if self._reading is None:
             # Each time a new one: the traceback of an exception that is raised twice grows.
-            raise _again(self.error)
+            raise again(self.error)
         return self._reading
 
 
@@ -88,9 +88,9 @@ class BulkRead(Mapping[str, PvReading]):
         """Raise the first error, with the names of the other failed PVs as a note; nothing where all answered."""
         errors = list(self.errors.values())
         if errors:
-            error = _again(errors[0])
+            error = again(errors[0])
             if len(errors) > 1:
-                error.add_note(f"{len(errors)} of {len(self)} PVs failed: {_some(self.failed)}")
+                error.add_note(f"{len(errors)} of {len(self)} PVs failed: {some(self.failed)}")
             raise error
 
 
@@ -125,13 +125,13 @@ async def bulk_read_async(pvs: Iterable[str | Channel], *, timeout: float | None
         return _result(wanted, await get_context().get_many_async(opened, timeout=timeout))
 
 
-def checked_pvs(pvs: Iterable[str | Channel]) -> list[str | Channel]:
+def checked_pvs(pvs: Iterable[str | Channel], caller: str = "bulk_read") -> list[str | Channel]:
     """The PVs as a list; TypeError or ValueError where one is no PV, is there twice, or there is none."""
     if isinstance(pvs, str | Channel):
-        raise TypeError(f"bulk_read takes a list of PVs; for one, give [{name_of(pvs)!r}]")
+        raise TypeError(f"{caller} takes a list of PVs; for one, give [{name_of(pvs)!r}]")
     wanted = list(pvs)
     if not wanted:
-        raise ValueError("bulk_read needs at least one PV; the list is empty")
+        raise ValueError(f"{caller} needs at least one PV; the list is empty")
     seen: set[str] = set()
     for pv in wanted:
         if not isinstance(pv, str | Channel):  # pyright: ignore[reportUnnecessaryIsInstance] (callers need not be typed)
@@ -155,11 +155,13 @@ def name_of(pv: str | Channel) -> str:
     return pv if isinstance(pv, str) else pv.pv
 
 
-def _again(error: EpicsError | None) -> EpicsError:
+def again(error: EpicsError | None) -> EpicsError:
+    """The same error, to be raised once more."""
     assert error is not None, "a PV has a reading or an error"
     kind, arguments = error.__reduce__()[:2]
     return kind(*arguments)
 
 
-def _some(pvs: list[str]) -> str:
+def some(pvs: list[str]) -> str:
+    """The first names of a list."""
     return ", ".join(pvs[:_TOLD]) + (f" and {len(pvs) - _TOLD} more" if len(pvs) > _TOLD else "")

@@ -135,6 +135,8 @@ class WaveformFlight(Flight):
             if broken.done():
                 return self.error(FlightStoppedError, f"broken off: {broken.result()}")
             return self._timed_out()
+        except FlightError as error:
+            return error
         except Exception as error:
             # Whatever it is, the hardware is disarmed.
             return self.error(FlightError, f"{'broken off' if self._armed else 'not started'}: {error}", error)
@@ -145,6 +147,7 @@ class WaveformFlight(Flight):
 
     async def _from_check_to_done(self) -> None:
         await self._check()
+        self.rows.begin(self._layout.rows if isinstance(self._layout.rows, int) else None)
         self._armed = True
         for pv, value in self._procedure.arm:
             await self._channels[pv].put_async(value, timeout=self._procedure.io_timeout)

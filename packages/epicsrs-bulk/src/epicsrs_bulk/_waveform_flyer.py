@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from epicsrs_bulk._flyer import Flyer
 from epicsrs_bulk._layout import Layout
+from epicsrs_bulk._page_flyer import PageFlyer
 from epicsrs_bulk._waveform_flight import Procedure, WaveformFlight
 
 if TYPE_CHECKING:
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from epicsrs_bulk._times import TimeAxis
 
 
-class WaveformFlyer(Flyer):
+class WaveformFlyer(PageFlyer):
     """Starts a fly scan, sees its end, reads its waveforms once and yields them as one EventPage.
 
     ``describe_collect`` is flat, for plans that say ``declare_stream(flyer, name=..., collect=True)``; ``bp.fly``
-    takes ``flyer.nested()``. Each column ``key`` has a neighbour ``key_valid``, and the rows' times by the IOC's clock
-    stand in ``timestamps`` and, in integer ns, in a column of their own.
+    takes ``flyer.nested()``, and ``flyer.stored_in(folder)`` puts many rows into files. Each column ``key`` has a
+    neighbour ``key_valid``, and the rows' times by the IOC's clock stand in ``timestamps`` and, in integer ns, in a
+    column of their own.
 
     ``complete`` ends when the waveforms have been read. Where data is missing or doubtful its status fails and names
     the PVs; the page holds the rest, with the cells concerned marked as not valid. A flight that is broken off (by
@@ -91,6 +92,10 @@ class WaveformFlyer(Flyer):
             for column in self._layout.columns
             for setting in ("offset", "stride")
         }
+
+    def _cells(self) -> int | None:
+        rows = self._layout.rows
+        return rows * len(self._layout.columns) if isinstance(rows, int) else None
 
     def _flight(self) -> WaveformFlight:
         return WaveformFlight(self.name, self._procedure, self._layout)

@@ -1,0 +1,161 @@
+"""Columns of a flyer in an HDF5 file, and the documents that announce them."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+
+from epicsrs_bulk._errors import FlightFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from bluesky.protocols import StreamAsset
+    from event_model import ComposeStreamResourceBundle, DataKey
+
+MIMETYPE = "application/x-hdf5"
+# Rows in a chunk of each dataset; readers want the same one in all files of a stream.
+CHUNK = 1024
+# Bytes that a dataset's header, chunk index and attributes may take.
+_OVERHEAD = 4096
+
+
+class ColumnFile:
+    """One HDF5 file with a dataset for each key, all of one length; open during flights only.
+
+    It is made when the first flight begins, and opened again for the next one of the same run, whose rows follow. While
+    it is open, others may read it (SWMR).
+
+    Args:
+        name: The flyer's.
+        path: Of a file that does not exist yet.
+        keys: What is described, with ``dtype_numpy``.
+
+    Attributes:
+        written: Rows that are in the file, and that a reader finds there.
+        announced: Rows that documents have announced.
+    """
+
+    def __init__(self, name: str, path: Path, keys: Mapping[str, DataKey]) -> None:
+        self.path = path.absolute()
+        self.written = 0
+        self.announced = 0
+        self._name = name
+        self._keys = keys
+        self._file: Any = None
+        self._bundles: list[ComposeStreamResourceBundle] = []
+
+    @property
+    def uri(self) -> str:
+        return f"file://localhost{quote(self.path.as_posix())}"
+
+    def begin(self, expected: int | None) -> None:
+        """Make the file and its datasets, or open it again.
+
+        Raises:
+            FlightFileError: It cannot be made or written to, or the disk has no room for the rows that are expected.
+        """
+        try:
+            self._check_room(expected or CHUNK)
+            self._open()
+        except (OSError, RuntimeError) as error:
+            self._give_up()
+            raise self._error("cannot be written", error) from error
+
+    def add(self, page: dict[str, Any]) -> None:
+        """Append the rows of a partial EventPage; a reader finds all of them or none.
+
+        Raises:
+            FlightFileError: They could not be written, as on a disk that is full; it has the page.
+        """
+        assert self._file is not None, "begin() comes first"
+        end = self.written + len(page["time"])
+        try:
+            for key, values in page["data"].items():
+                dataset = self._file[key]
+                dataset.resize(end, axis=0)
+                dataset[self.written :] = values
+            self._file.flush()
+        except (OSError, RuntimeError) as error:
+            raise self._error(f"{end - self.written} rows were not written", error, page) from error
+        self.written = end
+
+    def end(self) -> None:
+        """Close it.
+
+        Raises:
+            FlightFileError: That failed; what was written is not safe.
+        """
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            file.close()
+        except (OSError, RuntimeError) as error:
+            raise self._error("could not be closed", error) from error
+
+    def documents(self, upto: int) -> Iterator[StreamAsset]:
+        """StreamResources at the first rows, and StreamDatums for rows that were not announced, up to one of them."""
+        start, stop = self.announced, min(upto, self.written)
+        if stop <= start:
+            return
+        if not start:
+            for bundle in self._bundles:
+                yield "stream_resource", bundle.stream_resource_doc
+        self.announced = stop
+        for bundle in self._bundles:
+            # Not validated: in the RunEngine's loop that takes as long as all the rest.
+            yield "stream_datum", bundle.compose_stream_datum({"start": start, "stop": stop}, validate=False)
+
+    def _open(self) -> None:
+        # It has no types, and takes a fifth of a second that reads of many PVs need not spend.
+        h5py: Any = import_module("h5py")
+        if self._bundles:
+            # Nobody else writes; a reader's lock is no reason to wait.
+            self._file = h5py.File(self.path, "r+", libver="v110", locking=False)
+        else:
+            self._file = h5py.File(self.path, "x", libver="v110")
+            for key, described in self._keys.items():
+                dataset = self._file.create_dataset(
+                    key, (0,), np.dtype(described.get("dtype_numpy")), maxshape=(None,), chunks=(CHUNK,)
+                )
+                for attribute in ("source", "units"):
+                    dataset.attrs[attribute] = described.get(attribute) or ""
+            self._bundles = [self._compose(key) for key in self._keys]
+        self._file.swmr_mode = True
+
+    def _give_up(self) -> None:
+        """Leave no file behind that was made and cannot be used."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError, RuntimeError):
+                file.close()
+            if not self._bundles:
+                self.path.unlink(missing_ok=True)
+
+    def _compose(self, key: str) -> ComposeStreamResourceBundle:
+        from event_model import ComposeStreamResource
+
+        return ComposeStreamResource()(
+            mimetype=MIMETYPE,
+            uri=self.uri,
+            data_key=key,
+            parameters={"dataset": f"/{key}", "chunk_shape": [CHUNK]},
+        )
+
+    def _check_room(self, rows: int) -> None:
+        sizes = [np.dtype(described.get("dtype_numpy")).itemsize for described in self._keys.values()]
+        chunks = -(-rows // CHUNK)
+        needed = sum(size * CHUNK * chunks + _OVERHEAD for size in sizes)
+        free = shutil.disk_usage(self.path.parent).free
+        if free < needed:
+            raise OSError(f"{rows} rows need {needed:.3g} bytes, and the disk has {free:.3g} free")
+
+    def _error(self, what: str, error: Exception, page: dict[str, Any] | None = None) -> FlightFileError:
+        return FlightFileError(f"{self._name}: {self.path}: {what}: {error}", self._name, str(self.path), page)
