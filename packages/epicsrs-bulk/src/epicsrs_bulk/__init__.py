@@ -19,6 +19,7 @@ from epicsrs_bulk._errors import (
 from epicsrs_bulk._file_flyer import FileFlyer
 from epicsrs_bulk._get import bulk_caget, bulk_get, bulk_get_async
 from epicsrs_bulk._growing import read_until, read_until_async
+from epicsrs_bulk._local_catalog import CatalogError, LocalCatalog
 from epicsrs_bulk._mongo import AsyncMongoWriter, MongoTarget
 from epicsrs_bulk._monitor_flyer import MonitorFlyer
 from epicsrs_bulk._put import bulk_connect, bulk_connect_async, bulk_put, bulk_put_async
@@ -31,6 +32,8 @@ from epicsrs_bulk._sink_health import SinkHealth
 from epicsrs_bulk._snapshot import BulkSnapshot
 from epicsrs_bulk._target import CallbackTarget, Target
 from epicsrs_bulk._target_json_lines import JsonLinesTarget
+from epicsrs_bulk._tiled import TiledTarget
+from epicsrs_bulk._tiled_errors import TiledError
 from epicsrs_bulk._times import ClockCounts, ConstantInterval, RecordTime, TimeWaveform
 from epicsrs_bulk._trace import Trace
 from epicsrs_bulk._validation import fast_event_page_validation
@@ -41,6 +44,7 @@ __all__ = [
     "BulkRead",
     "BulkSnapshot",
     "CallbackTarget",
+    "CatalogError",
     "ClockCounts",
     "Column",
     "ConstantInterval",
@@ -56,6 +60,7 @@ __all__ = [
     "FlightTimeoutError",
     "JournalError",
     "JsonLinesTarget",
+    "LocalCatalog",
     "MongoTarget",
     "MonitorFlyer",
     "PvReading",
@@ -67,6 +72,8 @@ __all__ = [
     "SinkError",
     "SinkHealth",
     "Target",
+    "TiledError",
+    "TiledTarget",
     "TimeWaveform",
     "Trace",
     "WaveformFlyer",
