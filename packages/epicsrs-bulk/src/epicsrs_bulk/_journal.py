@@ -192,6 +192,13 @@ class JournalReader:
         except OSError:
             return False
 
+    def in_use(self) -> bool:
+        """Whether somebody writes or replays this journal now."""
+        if not self.lock():
+            return True
+        fcntl.flock(self._file.fileno(), fcntl.LOCK_UN)
+        return False
+
     def close(self) -> None:
         self._file.close()
 

@@ -32,7 +32,7 @@ _INT64 = np.iinfo(np.int64)
 
 
 class MongoTarget:
-    """Writes runs with `suitcase.mongo_normalized`: a collection for each kind of document, each row of a page an event.
+    """Writes runs with `suitcase.mongo_normalized`: a collection for each kind of document, an event for each row.
 
     Arrays become lists of the numbers, texts or booleans in them, dates ISO 8601 text; NaN stays NaN. What BSON cannot
     hold as it is (an integer beyond 64 bits, a complex number, a `datetime`) is refused. Stream resources
