@@ -169,13 +169,18 @@ def test_an_interrupted_run_disarms_and_keeps_what_was_measured_once(
     assert stop["exit_status"] == {"abort": "abort", "stop": "success", "halt": "abort"}[how]
 
 
-def test_an_error_in_the_plan_disarms_and_keeps_what_was_measured_once(board: Ioc, run: Run, endless: Fly) -> None:
+@pytest.mark.parametrize("when", ["flying", "completing"])
+def test_an_error_in_the_plan_disarms_and_keeps_what_was_measured_once(
+    board: Ioc, run: Run, endless: Fly, when: str
+) -> None:
     device = endless()
 
     def plan() -> Any:
         yield from bps.open_run()
         yield from bps.declare_stream(device, name="primary", collect=True)
         yield from bps.kickoff(device, wait=True)
+        if when == "completing":
+            yield from bps.complete(device, group="flight")
         until(lambda: filled(board))
         raise LookupError("in the plan")
 
@@ -203,6 +208,22 @@ def test_a_collect_before_the_end_breaks_off_and_says_so(board: Ioc, run: Run, e
 
     assert documents.of("event_page")[0]["data"]["i0"].tolist() == [1.0, 2.0, 3.0]
     assert documents.of("stop")[0]["exit_status"] == "fail"
+
+
+def test_a_collect_while_completing_leaves_the_flight_alone(board: Ioc, run: Run, flyer: Fly) -> None:
+    device = flyer()
+
+    def plan() -> Any:
+        yield from bps.open_run()
+        yield from bps.declare_stream(device, name="primary", collect=True)
+        yield from bps.kickoff(device, wait=True)
+        yield from bps.collect_while_completing([device], [device], flush_period=0.05, stream_name="primary")
+        yield from bps.close_run()
+
+    documents = run(plan())
+
+    assert [page["data"]["i0"].tolist() for page in documents.of("event_page")] == [[1.0, 2.0, 3.0]]
+    assert board.channel("abort").get().value == 0
 
 
 def test_a_resumed_plan_flies_again_and_keeps_both(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import numpy as np
 
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 MIMETYPE = "application/x-hdf5"
 # Rows in a chunk of each dataset; readers want the same one in all files of a stream.
 CHUNK = 1024
-# Bytes that a dataset's header, chunk index and attributes may take.
-_OVERHEAD = 4096
+# Bytes that a dataset's header and attributes may take, and its index for each chunk.
+_OVERHEAD, _INDEX = 4096, 64
 
 
 class ColumnFile:
@@ -53,7 +54,8 @@ class ColumnFile:
 
     @property
     def uri(self) -> str:
-        return f"file://localhost{quote(self.path.as_posix())}"
+        """As Tiled and ophyd-async write and read it: without percent signs for what is not a letter."""
+        return f"file://localhost{self.path.as_posix()}"
 
     def begin(self, expected: int | None) -> None:
         """Make the file and its datasets, or open it again.
@@ -62,6 +64,8 @@ class ColumnFile:
             FlightFileError: It cannot be made or written to, or the disk has no room for the rows that are expected.
         """
         try:
+            if {"#", "?"} & set(str(self.path)):
+                raise OSError("a reader of the documents does not find a path with '#' or '?' in it")
             self._check_room(expected or CHUNK)
             self._open()
         except (OSError, RuntimeError) as error:
@@ -77,6 +81,7 @@ class ColumnFile:
         assert self._file is not None, "begin() comes first"
         end = self.written + len(page["time"])
         try:
+            self._reserve(end)
             for key, values in page["data"].items():
                 dataset = self._file[key]
                 dataset.resize(end, axis=0)
@@ -117,8 +122,11 @@ class ColumnFile:
         # It has no types, and takes a fifth of a second that reads of many PVs need not spend.
         h5py: Any = import_module("h5py")
         if self._bundles:
-            # Nobody else writes; a reader's lock is no reason to wait.
-            self._file = h5py.File(self.path, "r+", libver="v110", locking=False)
+            try:
+                self._file = h5py.File(self.path, "r+", libver="v110")
+            except BlockingIOError:
+                # A reader without SWMR has locked it; nobody else writes.
+                self._file = h5py.File(self.path, "r+", libver="v110", locking=False)
         else:
             self._file = h5py.File(self.path, "x", libver="v110")
             for key, described in self._keys.items():
@@ -150,12 +158,30 @@ class ColumnFile:
         )
 
     def _check_room(self, rows: int) -> None:
-        sizes = [np.dtype(described.get("dtype_numpy")).itemsize for described in self._keys.values()]
-        chunks = -(-rows // CHUNK)
-        needed = sum(size * CHUNK * chunks + _OVERHEAD for size in sizes)
+        needed = self._size(rows)
         free = shutil.disk_usage(self.path.parent).free
         if free < needed:
             raise OSError(f"{rows} rows need {needed:.3g} bytes, and the disk has {free:.3g} free")
+
+    def _reserve(self, end: int) -> None:
+        """Take the disk space for rows up to one, so that HDF5 finds it: of a disk that is full it crashes.
+
+        Seen with HDF5 2.0 in a flush of a file in SWMR mode: a segmentation fault.
+        """
+        if sys.platform != "linux":
+            return
+        descriptor = os.open(self.path, os.O_RDWR)
+        try:
+            more = self._size(0) + self._size(end) - self._size(self.written)
+            os.posix_fallocate(descriptor, 0, self._file.id.get_filesize() + more)
+        finally:
+            os.close(descriptor)
+
+    def _size(self, rows: int) -> int:
+        """The bytes of so many rows, in whole chunks, with what HDF5 needs to find them."""
+        sizes = [np.dtype(described.get("dtype_numpy")).itemsize for described in self._keys.values()]
+        chunks = -(-rows // CHUNK)
+        return sum((size * CHUNK + _INDEX) * chunks for size in sizes) + _OVERHEAD * len(sizes)
 
     def _error(self, what: str, error: Exception, page: dict[str, Any] | None = None) -> FlightFileError:
         return FlightFileError(f"{self._name}: {self.path}: {what}: {error}", self._name, str(self.path), page)

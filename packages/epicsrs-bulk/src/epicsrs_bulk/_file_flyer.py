@@ -37,8 +37,8 @@ class FileFlyer(Flyer):
     begins a file at its next kickoff; further flights of the run follow in it, with indices that go on as those of
     other detectors in the stream do.
 
-    A collect during a flight announces the rows that are there and leaves the flight alone, as
-    ``bps.collect_while_completing`` needs it.
+    A collect while the plan waits for the end announces the rows that are there, as ``bps.collect_while_completing``
+    needs it.
 
     Args:
         name: The flyer's.
@@ -89,23 +89,29 @@ class FileFlyer(Flyer):
 
     async def get_index(self) -> int:
         """Rows in the file; of a flight that was broken off, all that it leaves there."""
-        await self._settled()
+        flight = self._last()
+        if flight is not None and flight.broken.done():
+            await asyncio.wrap_future(flight.ended)
         return self._file.written if self._file is not None else 0
 
     async def collect_asset_docs(self, index: int | None = None) -> AsyncIterator[StreamAsset]:
         """StreamResources and StreamDatums of the rows that were not announced yet, up to ``index`` rows of the file.
 
-        During a flight it announces what is there and leaves the flight alone.
+        Before the end of a flight that somebody waits for, or of one beside other detectors, what there is; otherwise
+        the flight is broken off.
 
         Raises:
             FlightError: There was no flight.
         """
-        if self._file is None:
+        flight = self._last()
+        if self._file is None or flight is None:
             raise FlightError(f"{self._name}: nothing to collect; there was no flight", self._name)
-        await self._settled()
-        for document in self._file.documents(self._file.written if index is None else index):
+        if index is None and not flight.goes_on_after_a_collect():
+            flight.break_off("its rows were collected before it was done")
+            self._tell_end(flight, await asyncio.wrap_future(flight.ended))
+        for document in self._file.documents(await self.get_index() if index is None else index):
             yield document
-        self._log_untold()
+        self._log_untold(flight)
 
     def discard(self) -> None:
         """Forget the rows of flights that are over, so that the next run can begin; they stay in their file.
@@ -135,21 +141,13 @@ class FileFlyer(Flyer):
     def _uncollected(self) -> bool:
         return self._declared and self._file is not None and self._file.announced < self._file.written
 
-    async def _settled(self) -> None:
-        """Wait for the last rows of a flight that was broken off: they come at once, and nobody asks again."""
-        flight = self._last()
-        if flight is not None and flight.broken.done():
-            await asyncio.wrap_future(flight.ended)
-
-    def _log_untold(self) -> None:
+    def _log_untold(self, flight: Flight) -> None:
         # bluesky emits no document of a collect that raises.
-        flight = self._last()
-        if flight is None or not flight.ended.done() or flight.told or flight.paused:
-            return
-        error = flight.ended.result()
-        if error is not None:
-            flight.told = True
-            logger.error("%s", error)
+        if flight.ended.done() and not (flight.told or flight.paused):
+            error = flight.ended.result()
+            if error is not None:
+                flight.told = True
+                logger.error("%s", error)
 
     def _last(self) -> Flight | None:
         return self._flights[-1] if self._flights else None

@@ -8,6 +8,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from epicsrs_bulk._backstop import called_by_backstop
 from epicsrs_bulk._errors import FlightError
 
 if TYPE_CHECKING:
@@ -95,6 +96,15 @@ class Flight(ABC):
     def break_off(self, why: str) -> None:
         """End it: disarm, then read what there is. Returns at once; nothing happens to a flight that has ended."""
         settle(self.broken, why)
+
+    def goes_on_after_a_collect(self) -> bool:
+        """Whether a plan that collects now wants what there is, and comes again for the rest.
+
+        It does while it waits for the end, or where rows come all the time; not where it has died. To be asked within
+        a collect.
+        """
+        flying = not (self.ended.done() or self.broken.done())
+        return flying and (self.gradual or self.finishing.done()) and not called_by_backstop()
 
     @abstractmethod
     def fly(self) -> Outcome:

@@ -96,7 +96,7 @@ class PageFlyer(Flyer):
         if not self._flights:
             raise FlightError(f"{self._name}: nothing to collect; there was no flight since the last time", self._name)
         last = self._flights[-1]
-        goes_on = not (last.ended.done() or last.broken.done()) and (last.gradual or last.finishing.done())
+        goes_on = last.goes_on_after_a_collect()
         flights, self._flights = self._flights, [last] if goes_on else []
         untold: FlightError | None = None
         for flight in flights:
