@@ -1,4 +1,4 @@
-"""Five methods of ophyd that are replaced while this control layer is installed.
+"""Eight methods of ophyd that are replaced while this control layer is installed.
 
 `EpicsSignal.set` with put completion, the move of a `PVPositionerPC`, and `Device.trigger` end their Status when they
 are called back, and have no way to hear that the put was refused or that the IOC went away meanwhile: pyepics then
@@ -11,6 +11,15 @@ unconnected for ever. The replacement hands the method what it has missed.
 `EpicsSignalBase._initial_metadata_callback` keeps the metadata that it is called with and tells nobody: in pyepics they
 never change while the PV is connected. The replacement tells SUB_META where they have.
 
+`PositionerBase.move` gives an EpicsMotor or a PVPositioner a Status that its done PV ends. If the IOC goes away, nobody
+does. The replacement fails it with a NotConnectedError.
+
+`Signal._set_and_wait`, which is `EpicsSignal.set` without put completion, looks at the readback ever more seldom. The
+replacement looks with each update of a monitor, and fails the Status where the put is refused or the connection lost.
+
+`Device.wait_for_connection` makes lazy signals one after the other, and waits for each. The replacement makes all of
+them and then waits.
+
 Signals of other control layers go on as before.
 """
 
@@ -19,6 +28,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ophyd_epicsrs_sync import _connecting, _lost_move, _readback
 from ophyd_epicsrs_sync._control_layer import get_dispatcher
 from ophyd_epicsrs_sync._pv import PV, callbacks
 
@@ -82,6 +92,8 @@ def install() -> None:
         return
     # By name, since ophyd says nothing of its types.
     positioner: Any = import_module("ophyd.pv_positioner").PVPositionerPC
+    positioner_base: Any = import_module("ophyd.positioner").PositionerBase
+    soft_signal: Any = import_module("ophyd.signal").Signal
     signal: Any = import_module("ophyd.signal").EpicsSignal
     device: Any = import_module("ophyd.device").Device
     default: Any = import_module("ophyd.signal").DEFAULT_WRITE_TIMEOUT
@@ -92,6 +104,9 @@ def install() -> None:
     original_setup_move = _originals[positioner, "_setup_move"] = positioner._setup_move  # noqa: SLF001
     original_instantiate = _originals[device, "_instantiate_component"] = device._instantiate_component  # noqa: SLF001
     original_trigger = _originals[device, "trigger"] = device.trigger
+    original_wait = _originals[device, "wait_for_connection"] = device.wait_for_connection
+    original_set_and_wait = _originals[soft_signal, "_set_and_wait"] = soft_signal._set_and_wait  # noqa: SLF001
+    original_move = _originals[positioner_base, "move"] = positioner_base.move
     original_metadata = _originals[signal_base, "_initial_metadata_callback"] = signal_base._initial_metadata_callback  # noqa: SLF001
 
     def set_(self: Any, value: Any, *, timeout: Any = default, settle_time: float | None = None) -> Any:
@@ -147,6 +162,9 @@ def install() -> None:
     signal_base._initial_metadata_callback = metadata_callback  # noqa: SLF001
     signal.set = set_
     device.trigger = trigger
+    device.wait_for_connection = _connecting.together(original_wait)
+    soft_signal._set_and_wait = _readback.watched(original_set_and_wait)  # noqa: SLF001
+    positioner_base.move = _lost_move.watched(original_move)
     device._instantiate_component = instantiate_component  # noqa: SLF001
     positioner._setup_move = setup_move  # noqa: SLF001
 
