@@ -69,7 +69,10 @@ class Result:
 
 
 def measure(row: Row, ioc: SoftIoc, repetitions: int, log: Path) -> Result:
-    """All repetitions of one row, the clients in turn within each; a client that fails is left out from then on."""
+    """All repetitions of one row, the clients in turn within each.
+
+    A client that fails is left out from then on, unless each repetition has a process of its own.
+    """
     result = Result(row)
     try:
         with (
@@ -79,11 +82,16 @@ def measure(row: Row, ioc: SoftIoc, repetitions: int, log: Path) -> Result:
         ):
             for _ in range(repetitions):
                 for client in row.clients:
-                    if client not in result.errors and result.seconds.get(client, 0.0) < CLIENT_LIMIT:
+                    if _takes_part(result, client):
                         _measure(result, client, _Place(ioc, epics, processes, log))
     except Exception as error:  # a row without its server is no reason to lose the others
         result.errors.update(dict.fromkeys(row.clients, _words(error)))
     return result
+
+
+def _takes_part(result: Result, client: str) -> bool:
+    failed = client in result.errors and result.row.place != "fresh"
+    return not failed and result.seconds.get(client, 0.0) < CLIENT_LIMIT
 
 
 @dataclass
@@ -99,7 +107,8 @@ class _Place:
 def _measure(result: Result, client: str, place: _Place) -> None:
     begin = time.monotonic()
     try:
-        result.repetitions.setdefault(client, []).append(_figures(result.row, client, place))
+        figures = _figures(result.row, client, place)
+        result.repetitions.setdefault(client, []).append(figures)
     except Exception as error:  # whatever happens to a client is its result
         result.errors[client] = _words(error)
     result.seconds[client] = result.seconds.get(client, 0.0) + time.monotonic() - begin
@@ -114,9 +123,9 @@ def _figures(row: Row, client: str, place: _Place) -> Figures:
     if row.place == "interrupt":
         return measure_interrupt(client, place.ioc, row.task, place.log)
     if row.place == "start":
-        return measure_start(client, place.epics)
+        return measure_start(client, place.epics, row.layer)
     if row.place == "fresh":
-        with WorkerProcess(client, place.epics, place.log) as worker:
+        with WorkerProcess(client, place.epics, place.log, row.layer) as worker:
             return worker.run(row.task)
     if not row.sources:
         return place.processes[client].run(row.task)
@@ -137,7 +146,7 @@ def _processes(row: Row, epics: dict[str, str], result: Result, log: Path) -> Ge
     try:
         for client in row.clients if row.place == "worker" else ():
             try:
-                processes[client] = start(client, epics, log)
+                processes[client] = start(client, epics, log, row.layer)
             except OSError as error:
                 result.errors[client] = str(error)
         yield processes

@@ -1,7 +1,6 @@
 """A client's process: tasks go in, figures come out."""
 
 import json
-import os
 import select
 import subprocess
 import time
@@ -34,24 +33,23 @@ class Process(Protocol):
     def end(self) -> None: ...
 
 
-def start(client: str, epics: dict[str, str], log: Path) -> Process:
+def start(client: str, epics: dict[str, str], log: Path, layer: str = environments.NATIVE) -> Process:
     """The process of one client, which finds the IOC of ``epics``."""
-    return RawProcess(client, epics) if client in environments.RAW else WorkerProcess(client, epics, log)
+    return RawProcess(client, epics) if client in environments.RAW else WorkerProcess(client, epics, log, layer)
 
 
 class WorkerProcess:
     """A Python worker, alive for all repetitions of a row."""
 
-    def __init__(self, client: str, epics: dict[str, str], log: Path) -> None:
+    def __init__(self, client: str, epics: dict[str, str], log: Path, layer: str = environments.NATIVE) -> None:
         self._log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [environments.python(client), environments.worker(client)],
+                environments.worker(client, layer),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
-                # numpy's own threads are nobody's client threads.
-                env={**os.environ, **epics, "OPENBLAS_NUM_THREADS": "1"},
+                env=environments.variables(epics),
             )
 
     def __enter__(self) -> Self:

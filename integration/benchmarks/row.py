@@ -3,8 +3,16 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from environments import NATIVE
+
 # The tables by the first part of a row's key.
-HEADINGS = {"ca": "Channel Access", "pva": "pvAccess", "start": "Fresh processes"}
+HEADINGS = {
+    "ca": "Channel Access",
+    "pva": "pvAccess",
+    "start": "Fresh processes",
+    "ophyd": "ophyd",
+    "async": "ophyd-async",
+}
 PEERS_CA = ("ophyd-epicsrs", "pyepics", "aioca")
 PEERS_PVA = ("ophyd-epicsrs", "p4p")
 
@@ -49,10 +57,15 @@ class Row:
     figures: tuple[Figure, ...]
     sources: tuple[int, ...] = ()
     one_core: bool = False
-    server: Literal["ioc", "frames", "hostile_ca", "hostile_pva"] = "ioc"
+    server: Literal["ioc", "camera", "frames", "hostile_ca", "hostile_pva"] = "ioc"
     place: Literal["worker", "fresh", "interrupt", "start"] = "worker"
 
     @property
     def group(self) -> str:
         """The table it belongs to."""
         return self.key.partition("_")[0]
+
+    @property
+    def layer(self) -> str:
+        """What its clients are called through."""
+        return self.group if self.group in ("ophyd", "async") else NATIVE

@@ -4,12 +4,14 @@ from environments import OURS
 from records import ABSENT, CROWD, ORDER, PUTS, SINGLE, SOURCE
 from row import PEERS_CA, PEERS_PVA, Figure, Goal, Row
 from rows_bulk import bulk_rows
+from rows_layers import layer_rows
 
 
 def rows(quick: bool) -> list[Row]:
     """All rows in the order of the table; ``quick`` makes the tasks a fifth as long."""
     share = 0.2 if quick else 1.0
-    return [*_gets(share), *_awaits(share), *bulk_rows(share), *_puts(share), *_monitors(share), *_processes()]
+    clients = [*_gets(share), *_awaits(share), *bulk_rows(share), *_puts(share), *_monitors(share), *_processes()]
+    return [*clients, *layer_rows(share)]
 
 
 def _gets(share: float) -> list[Row]:

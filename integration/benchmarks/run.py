@@ -27,8 +27,10 @@ def main() -> None:
         chosen = [row for row in chosen if not archive.has(row.key, options.quick)]
     repetitions = options.reps or (2 if options.quick else 5)
     # The raw client is also the source of what monitors watch; arrays come from p4p.
-    for client in dict.fromkeys(["raw_ca", "p4p", *(client for row in chosen for client in row.clients)]):
-        environments.install(client)
+    environments.install("raw_ca")
+    environments.install("p4p")
+    for client, layer in dict.fromkeys((client, row.layer) for row in chosen for client in row.clients):
+        environments.install(client, layer)
     log = environments.FOLDER / "workers.log"
     log.write_text("")
     results: list[Result] = []

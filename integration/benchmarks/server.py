@@ -19,6 +19,8 @@ HOSTILE = HERE.parents[1] / "packages" / "epicsrs-native" / "tests" / "programs"
 START_LIMIT = 20.0
 # NTNDArray of 2048 x 2048 uint16
 FRAMES = "bench:frames"
+# an areaDetector's records (workers/camera.py)
+CAMERA = "bench:camera:"
 # double, whose readings are 512 MiB long
 OVERSIZED = "bench:half_a_gigabyte"
 
@@ -28,6 +30,10 @@ def serving(row: Row, ioc: SoftIoc, log: Path) -> Generator[dict[str, str]]:
     """The EPICS_* variables under which clients find the row's server and no other."""
     if row.server == "ioc":
         yield ioc.environment
+        return
+    if row.server == "camera":
+        with SoftIoc(_camera_records()) as camera:
+            yield camera.environment
         return
     # Never started: for its ports.
     network = SoftIoc("")
@@ -50,6 +56,17 @@ def serving(row: Row, ioc: SoftIoc, log: Path) -> Generator[dict[str, str]]:
         process.wait()
         process.stdout.close()
         network.stop()
+
+
+def _camera_records() -> str:
+    # In a process of its own: ophyd stays out of this one.
+    return subprocess.run(
+        [sys.executable, HERE / "workers" / "camera.py", CAMERA],
+        env={**os.environ, "OPHYD_CONTROL_LAYER": "dummy"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
 
 
 def _command(server: str, environment: dict[str, str]) -> list[str | Path]:

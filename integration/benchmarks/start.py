@@ -1,7 +1,6 @@
 """How long a fresh process takes to have a client, and how many threads it then has."""
 
 import json
-import os
 import subprocess
 
 import environments
@@ -16,23 +15,41 @@ CONTEXTS = {
     "aioca": "import asyncio, aioca; asyncio.run(aioca.connect('bench:single'))",
     "p4p": "from p4p.client.thread import Context; context = Context('pva')",
 }
+# And to have signals of ophyd-async, behind what ophyd-async itself imports for them.
+SIGNALS = {
+    "epicsrs": "import ophyd_epicsrs_async",
+    "stock": "",
+    "ophyd-epicsrs": "import ophyd_epicsrs.ophyd_async",
+}
+OPHYD_ASYNC = "import ophyd_async.epics.core"
+# The workspace has p4p for its tests, and ophyd-async imports it where it is; our users do not need it.
+ALONE = "import sys; sys.modules['p4p'] = None"
 SCRIPT = """
 import time
+{before}
 start = time.perf_counter()
-{context}
+{first}
+middle = time.perf_counter()
+{then}
 end = time.perf_counter()
 import json, os
-print(json.dumps({{"ms": (end - start) * 1e3, "threads": len(os.listdir("/proc/self/task")) - 1}}), flush=True)
+threads = len(os.listdir("/proc/self/task")) - 1
+print(json.dumps({{"ms": (end - start) * 1e3, "added": (end - middle) * 1e3, "threads": threads}}), flush=True)
 os._exit(0)
 """
 LIMIT = 30.0
 
 
-def measure_start(client: str, epics: dict[str, str]) -> Figures:
+def measure_start(client: str, epics: dict[str, str], layer: str) -> Figures:
     """Import and context of one client, timed inside a process of its own."""
+    if layer == "async":
+        before = ALONE if client == environments.OURS else ""
+        script = SCRIPT.format(before=before, first=OPHYD_ASYNC, then=SIGNALS[client])
+    else:
+        script = SCRIPT.format(before="", first="", then=CONTEXTS[client])
     result = subprocess.run(
-        [environments.python(client), "-c", SCRIPT.format(context=CONTEXTS[client])],
-        env={**os.environ, **epics, "OPENBLAS_NUM_THREADS": "1"},
+        [environments.python(client, layer), "-c", script],
+        env=environments.variables(epics),
         capture_output=True,
         text=True,
         timeout=LIMIT,

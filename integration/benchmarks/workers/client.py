@@ -75,6 +75,10 @@ class Client(ABC):
         """The same, awaited on ``loop``."""
         raise NotImplementedError
 
+    def async_getters(self, pvs: Sequence[str]) -> list[Callable[[], Awaitable[Any]]]:
+        """The same for many PVs."""
+        return [self.async_getter(pv) for pv in pvs]
+
     def putter(self, pv: str, timeout: float = 5.0) -> Callable[[float], object]:
         """A call that writes and blocks until the record has been processed."""
         raise NotImplementedError

@@ -15,3 +15,8 @@ def resident_peak() -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     raise RuntimeError("no VmHWM in /proc/self/status")
+
+
+def threads() -> int:
+    """Its threads besides the main one."""
+    return len(os.listdir("/proc/self/task")) - 1

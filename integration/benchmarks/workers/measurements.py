@@ -2,12 +2,12 @@
 
 import asyncio
 import itertools
-import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from client import Client
+from footprint import threads
 
 Figures = dict[str, float]
 
@@ -21,18 +21,18 @@ def get(client: Client, pv: str, count: int, gap: float = 0.0) -> Figures:
     """One blocking read at a time, ``gap`` seconds of sleep between two."""
     read = client.getter(pv)
     float(client.value(read()))
-    return _percentiles(_timed(read, count, gap))
+    return percentiles(timed(read, count, gap))
 
 
 def await_get(client: Client, pv: str, count: int) -> Figures:
     """One awaited read at a time."""
     read = client.async_getter(pv)
-    return client.loop.run_until_complete(_timed_awaits(lambda _: read(), count))
+    return client.loop.run_until_complete(timed_awaits(lambda _: read(), count))
 
 
 def gather(client: Client, pvs: list[str]) -> Figures:
     """Read many PVs at once with ``asyncio.gather``: microseconds per PV."""
-    reads = [client.async_getter(pv) for pv in pvs]
+    reads = client.async_getters(pvs)
 
     async def run() -> list[float]:
         times: list[float] = []
@@ -44,7 +44,7 @@ def gather(client: Client, pvs: list[str]) -> Figures:
                 float(client.value(reading))
         return times[1:]
 
-    return {"p50": _percentiles(client.loop.run_until_complete(run()))["p50"] / len(pvs)}
+    return {"p50": percentiles(client.loop.run_until_complete(run()))["p50"] / len(pvs)}
 
 
 def put(client: Client, pv: str, count: int) -> Figures:
@@ -52,10 +52,10 @@ def put(client: Client, pv: str, count: int) -> Figures:
     if client.blocking:
         write = client.putter(pv)
         values = iter(range(-WARM_UP, count))
-        figures = _percentiles(_timed(lambda: write(float(next(values))), count))
+        figures = percentiles(timed(lambda: write(float(next(values))), count))
     else:
         write_async = client.async_putter(pv)
-        figures = client.loop.run_until_complete(_timed_awaits(lambda index: write_async(float(index)), count))
+        figures = client.loop.run_until_complete(timed_awaits(lambda index: write_async(float(index)), count))
     if client.read(pv) != count - 1:
         raise RuntimeError("the last value did not arrive")
     return figures
@@ -96,9 +96,9 @@ def monitors(client: Client, pvs: list[str], seconds: float) -> Figures:
     start, cpu, before = time.perf_counter(), time.process_time(), len(received)
     client.wait(seconds)
     cpu, updates, seconds = time.process_time() - cpu, len(received) - before, time.perf_counter() - start
-    threads = len(os.listdir("/proc/self/task")) - 1
+    running = threads()
     close()
-    return {"cpu": cpu / updates * 1e6, "per_second": updates / seconds, "threads": threads}
+    return {"cpu": cpu / updates * 1e6, "per_second": updates / seconds, "threads": running}
 
 
 def delivered(client: Client, pv: str, seconds: float) -> Figures:
@@ -124,7 +124,7 @@ def latency(client: Client, pv: str, seconds: float) -> Figures:
     late.clear()
     client.wait(seconds)
     close()
-    return {**_percentiles(late), "per_second": len(late) / seconds}
+    return {**percentiles(late), "per_second": len(late) / seconds}
 
 
 def _count_updates(client: Client, pvs: list[str], received: list[int]) -> Callable[[], None]:
@@ -156,7 +156,8 @@ async def _sent_and_forgotten(
     return time.perf_counter() - start
 
 
-def _timed(call: Callable[[], object], count: int, gap: float = 0.0) -> list[float]:
+def timed(call: Callable[[], object], count: int, gap: float = 0.0) -> list[float]:
+    """Seconds of each call, after some that warm up; ``gap`` seconds of sleep between two."""
     for _ in range(1 if gap else WARM_UP):
         call()
     clock = time.perf_counter
@@ -170,7 +171,8 @@ def _timed(call: Callable[[], object], count: int, gap: float = 0.0) -> list[flo
     return times
 
 
-async def _timed_awaits(call: Callable[[int], Awaitable[object]], count: int) -> Figures:
+async def timed_awaits(call: Callable[[int], Awaitable[object]], count: int) -> Figures:
+    """Microseconds of each awaited call, which is given its number."""
     for index in range(WARM_UP):
         await call(index)
     clock = time.perf_counter
@@ -179,9 +181,10 @@ async def _timed_awaits(call: Callable[[int], Awaitable[object]], count: int) ->
         start = clock()
         await call(index)
         times.append(clock() - start)
-    return _percentiles(times)
+    return percentiles(times)
 
 
-def _percentiles(seconds: list[float]) -> Figures:
+def percentiles(seconds: list[float]) -> Figures:
+    """p50 and p99 in microseconds."""
     ordered = sorted(seconds)
     return {"p50": ordered[len(ordered) // 2] * 1e6, "p99": ordered[int(len(ordered) * 0.99)] * 1e6}

@@ -4,10 +4,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeAlias
 
 import measurements
 import measurements_array
@@ -15,7 +15,8 @@ import measurements_bulk
 
 from client import Client
 
-TASKS: dict[str, Callable[..., measurements.Figures]] = {
+Task: TypeAlias = Callable[..., measurements.Figures]
+TASKS: dict[str, Task] = {
     task.__name__: task
     for task in (
         measurements.get,
@@ -40,9 +41,9 @@ BLOCKED = 20.0
 CONNECTED_CALLS = 10
 
 
-def serve(make: Callable[[], Client]) -> None:
-    """Carry out tasks until standard input ends."""
-    answers = _answers()
+def serve(make: Callable[[], Client], more: Iterable[Task] = ()) -> None:
+    """Carry out tasks until standard input ends; ``more`` are those of this client alone."""
+    answers, tasks = _answers(), {**TASKS, **{task.__name__: task for task in more}}
     client = make()
     for line in sys.stdin:
         task: dict[str, Any] = json.loads(line)
@@ -51,7 +52,7 @@ def serve(make: Callable[[], Client]) -> None:
             if name == "interrupt":
                 answer = _interrupt(client, answers, **task)
             else:
-                answer = {"figures": TASKS[name](client, **task)}
+                answer = {"figures": tasks[name](client, **task)}
         except Exception as error:  # whatever a library raises is its result
             answer = {"error": f"{type(error).__name__}: {error}"}
         _say(answers, answer)
