@@ -1,0 +1,44 @@
+"""The examples of the pages on ophyd do what is written below them, against the simulated beamline."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from epicsrs_beamline import Beamline
+from ioc import HERE
+
+from .suites.suite import python
+
+PAGES = Path(__file__).parents[2] / "docs/how-to"
+OURS = [sys.executable]
+# One page shows both layers in one process.
+BOTH = python(["pyepics==3.5.10"])
+LIMIT = 180.0
+
+
+@pytest.mark.parametrize(
+    ("page", "interpreter"),
+    [("migrate-an-ophyd-profile", OURS), ("choose-a-layer-per-signal", BOTH), ("pvaccess-in-ophyd", OURS)],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_example_of_a_page_prints_what_it_says(page: str, interpreter: Sequence[str], tmp_path: Path) -> None:
+    beamline = Beamline(log=tmp_path / "beamline.log").start(timeout=60.0)
+    clean = {name: value for name, value in os.environ.items() if name not in {"OPHYD_CONTROL_LAYER", "VIRTUAL_ENV"}}
+    try:
+        done = subprocess.run(
+            [*interpreter, str(HERE / "programs/examples.py"), str(PAGES / f"{page}.md")],
+            env={**clean, **beamline.env},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+    finally:
+        beamline.stop()
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout.split()[0]) > 15
