@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ from ioc import NETWORK, Ports
 
 from .suites.suite import end_group, python
 
-# For a connect, and for a move or an acquisition.
+# For a connect, a move or an acquisition, and for a beamline to start.
 LIMIT = 20.0
+START_LIMIT = 60.0
 PROGRAMS = Path(__file__).parent / "programs"
 # hc in keV Å and twice the spacing of Si(111) in Å: what the beamline's monochromator goes by.
 HC = 12.398_419_84
@@ -40,9 +42,10 @@ TWICE_SPACING = 2 * 5.431_02 / math.sqrt(3)
 NETWORK.enter()
 
 
-def beamline_at(ports: Ports, prefix: str, folder: Path, *, ophyd_names: bool = False) -> Beamline:
+@contextmanager
+def beamline_at(ports: Ports, prefix: str, folder: Path, *, ophyd_names: bool = False) -> Iterator[Beamline]:
     """One that this process's client finds."""
-    return Beamline(
+    beamline = Beamline(
         prefix=prefix,
         ophyd_names=ophyd_names,
         ca_port=ports.ca,
@@ -50,6 +53,10 @@ def beamline_at(ports: Ports, prefix: str, folder: Path, *, ophyd_names: bool = 
         pva_broadcast_port=ports.search,
         log=folder / f"{prefix.removesuffix(':')}.log",
     )
+    with ExitStack() as stack:
+        # For its end only: by itself it would start with a shorter limit.
+        stack.push(beamline.start(timeout=START_LIMIT))
+        yield beamline
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +201,7 @@ def test_a_move_fails_when_the_ioc_is_killed_and_the_motor_goes_on_with_the_next
         assert isinstance(failed.value.__cause__, NotConnectedError)
         assert mortal.pv("m5") in str(failed.value.__cause__)
 
-        mortal.start()
+        mortal.start(timeout=START_LIMIT)
         motor.wait_for_connection(timeout=LIMIT)
         run(bps.mv(motor, 1.0))
         assert motor.position == pytest.approx(1.0)
