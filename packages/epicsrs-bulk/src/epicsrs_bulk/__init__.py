@@ -19,6 +19,7 @@ from epicsrs_bulk._errors import (
 from epicsrs_bulk._file_flyer import FileFlyer
 from epicsrs_bulk._get import bulk_caget, bulk_get, bulk_get_async
 from epicsrs_bulk._growing import read_until, read_until_async
+from epicsrs_bulk._growing_flyer import GrowingFlyer
 from epicsrs_bulk._local_catalog import CatalogError, LocalCatalog
 from epicsrs_bulk._mongo import AsyncMongoWriter, MongoTarget
 from epicsrs_bulk._monitor_flyer import MonitorFlyer
@@ -58,6 +59,7 @@ __all__ = [
     "FlightFileError",
     "FlightStoppedError",
     "FlightTimeoutError",
+    "GrowingFlyer",
     "JournalError",
     "JsonLinesTarget",
     "LocalCatalog",

@@ -90,7 +90,7 @@ class Column:
 
     def rows(self, waveform: object) -> int:
         """How many rows the waveform has, after offset and stride."""
-        return len(self._elements(waveform))
+        return len(self.elements(waveform))
 
     def build(self, waveform: object, rows: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """The column and its validity: ``rows`` values each, copies, read-only.
@@ -103,7 +103,10 @@ class Column:
             TypeError: The waveform is not numeric.
             ValueError: A value that the dtype does not hold; the message names PV, row, value and dtype.
         """
-        elements = self._elements(waveform)[:rows]
+        return self.fit(self.elements(waveform)[:rows], rows)
+
+    def fit(self, elements: NDArray[Any], rows: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """As ``build``, of elements that are rows already, and not more than ``rows``."""
         dtype = np.dtype(self.dtype)
         values = np.full(rows, self.fill, dtype)
         values[: len(elements)] = cast(elements, dtype, self.pv)
@@ -121,7 +124,8 @@ class Column:
             self.key + VALID: data_key(source, np.dtype(np.bool_), None),
         }
 
-    def _elements(self, waveform: object) -> NDArray[Any]:
+    def elements(self, waveform: object) -> NDArray[Any]:
+        """The elements of a waveform that are rows; TypeError where it cannot be a column."""
         elements = np.atleast_1d(np.asarray(waveform))
         if elements.dtype.kind not in _DTYPES:
             raise TypeError(f"{self.pv}: {elements.dtype} cannot be a column of {np.dtype(self.dtype)}")

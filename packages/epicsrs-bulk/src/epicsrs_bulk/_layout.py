@@ -60,13 +60,13 @@ class Layout:
 
     def describe(self) -> dict[str, DataKey]:
         """The data keys of the stream; new dicts each time, as the RunEngine writes into them."""
-        source = _source(self.axis.pv)
+        source = source_of(self.axis.pv)
         keys = {
             self.time_key: data_key(source, np.dtype(np.int64), "ns"),
             self.time_key + VALID: data_key(source, np.dtype(np.bool_), None),
         }
         for column in self.columns:
-            keys |= column.describe(_source(column.pv))
+            keys |= column.describe(source_of(column.pv))
         return keys
 
     def check(self, readings: BulkRead) -> None:
@@ -91,5 +91,6 @@ def count_of(pv: str, value: object) -> int:
     return int(value)
 
 
-def _source(pv: str) -> str:
+def source_of(pv: str) -> str:
+    """A PV with its protocol."""
     return pv if "://" in pv else f"ca://{pv}"

@@ -7,6 +7,9 @@ from abc import abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
+from epicsrs_bulk._columns import frozen
 from epicsrs_bulk._errors import FlightError, FlightStoppedError
 from epicsrs_bulk._file_flyer import FileFlyer
 from epicsrs_bulk._flyer import Flyer
@@ -45,8 +48,13 @@ class PageQueue:
         """Nothing to close."""
 
     def take(self) -> dict[str, Any] | None:
-        """The oldest page, which is then gone; None where there is none."""
-        return self._pages.popleft() if self._pages else None
+        """The oldest page, with those of the same stream behind it, which are then gone; None where there is none."""
+        if not self._pages:
+            return None
+        pages = [self._pages.popleft()]
+        while self._pages and self._pages[0]["data"].keys() == pages[0]["data"].keys():
+            pages.append(self._pages.popleft())
+        return pages[0] if len(pages) == 1 else _joined(pages)
 
 
 class PageFlyer(Flyer):
@@ -122,6 +130,12 @@ class PageFlyer(Flyer):
 
     def _uncollected(self) -> bool:
         return any(len(_queue(flight)) for flight in self._flights)
+
+
+def _joined(pages: list[dict[str, Any]]) -> dict[str, Any]:
+    times = frozen(np.concatenate([page["time"] for page in pages]))
+    data = {key: frozen(np.concatenate([page["data"][key] for page in pages])) for key in pages[0]["data"]}
+    return {"data": data, "timestamps": dict.fromkeys(data, times), "time": times}
 
 
 def _queue(flight: Flight) -> PageQueue:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from epicsrs_bulk._errors import FlightDataError, FlightError, FlightStoppedError, FlightTimeoutError
 from epicsrs_bulk._flight import Flight, Outcome, settle
-from epicsrs_bulk._harvest import Harvest
+from epicsrs_bulk._harvest import Harvest, Page
 from epicsrs_bulk._read import BulkRead, PvReading
 from epicsrs_native import Channel, EnumValue, EpicsError, Reading, get_context
 
@@ -32,7 +32,7 @@ class Procedure:
         arm: Written one after the other, each to its end, before the start.
         start: Written in order; the last one may take as long as the flight.
         done: The PV that tells the end, and the value it has then, a label for an enum. During the flight it has
-            another value.
+            another value. None where the flight ends when somebody waits for its end.
         disarm: Written in order where a flight is broken off.
         timeout: Seconds from kickoff to done; None waits for ever.
         io_timeout: Seconds for connecting and the first read, for each write to arm, and for the read at the end.
@@ -42,7 +42,7 @@ class Procedure:
 
     arm: Sequence[tuple[str, object]]
     start: Sequence[tuple[str, object]]
-    done: tuple[str, object]
+    done: tuple[str, object] | None
     disarm: Sequence[tuple[str, object]]
     timeout: float | None
     io_timeout: float
@@ -50,7 +50,7 @@ class Procedure:
     settle: float
 
     def __post_init__(self) -> None:
-        for pv, _ in (*self.arm, *self.start, self.done, *self.disarm):
+        for pv in self.pvs:
             if not isinstance(pv, str):  # pyright: ignore[reportUnnecessaryIsInstance] (callers need not be typed)
                 raise TypeError(f"what is written or watched is a PV and a value; {pv!r} is no PV")
         for name, seconds in (
@@ -62,14 +62,20 @@ class Procedure:
             if seconds is None and name == "timeout":
                 continue
             if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-                raise TypeError(f"{self.done[0]}: {name} is a number of seconds, not {seconds!r}")
+                raise TypeError(f"{self._who}: {name} is a number of seconds, not {seconds!r}")
             if not (math.isfinite(seconds) and (seconds > 0 or (seconds == 0 and name == "settle"))):
-                raise ValueError(f"{self.done[0]}: {name} is positive, not {seconds!r}")
+                raise ValueError(f"{self._who}: {name} is positive, not {seconds!r}")
+
+    @property
+    def _who(self) -> str:
+        """What a message about a timeout begins with."""
+        return self.done[0] if self.done is not None else "flight"
 
     @property
     def pvs(self) -> list[str]:
         """All that is written or watched."""
-        return [pv for pv, _ in (*self.arm, *self.start, self.done, *self.disarm)]
+        done = [self.done] if self.done is not None else []
+        return [pv for pv, _ in (*self.arm, *self.start, *done, *self.disarm)]
 
 
 class WaveformFlight(Flight):
@@ -103,12 +109,19 @@ class WaveformFlight(Flight):
                 return Outcome((), failure)
             await self._disarm(failure)
         settle(self.disarmed, None)
-        readings = await (self._read(self._layout.pvs) if failure else self._read_all())
-        page = Harvest(self._layout, readings, self._before, done=failure is None).page()
+        page = await self._harvest(done=failure is None)
         if failure is None and page.problems:
             told = "; ".join(page.problems)
             failure = FlightDataError(f"{self.name}: data missing or doubtful: {told}", self.name, *page.problems)
         return Outcome([page.document()] if len(page.times) else (), failure)
+
+    async def _harvest(self, *, done: bool) -> Page:
+        """What is read at the end."""
+        readings = await (self._read_all() if done else self._read(self._layout.pvs))
+        return Harvest(self._layout, readings, self._before, done=done).page()
+
+    async def _listen(self) -> None:
+        """What a flight hears during it, from before anything is written."""
 
     async def _check(self) -> None:
         """All PVs are there and of types that fit, before anything is written."""
@@ -119,6 +132,8 @@ class WaveformFlight(Flight):
         self._before = await self._read(self._layout.pvs)
         self._before.raise_first()
         self._layout.check(self._before)
+        if self._procedure.done is None:
+            return
         pv, wanted = self._procedure.done
         value = (await self._channels[pv].get_async(timeout=self._procedure.io_timeout)).value
         if isinstance(wanted, str) is not isinstance(value, str) and not isinstance(value, EnumValue):
@@ -148,12 +163,19 @@ class WaveformFlight(Flight):
     async def _from_check_to_done(self) -> None:
         await self._check()
         self.rows.begin(self._layout.rows if isinstance(self._layout.rows, int) else None)
+        await self._listen()
         self._armed = True
         for pv, value in self._procedure.arm:
             await self._channels[pv].put_async(value, timeout=self._procedure.io_timeout)
+        if self._procedure.done is None:
+            await self._start()
+            settle(self.started, None)
+            await asyncio.wrap_future(self.finishing)
+            return
+        pv, wanted = self._procedure.done
         # Before the start, so that no flight is too short to be seen.
-        subscription = await self._channels[self._procedure.done[0]].monitor_async(timeout=self._procedure.io_timeout)
-        watch = asyncio.create_task(self._watch(subscription))
+        subscription = await self._channels[pv].monitor_async(timeout=self._procedure.io_timeout)
+        watch = asyncio.create_task(self._watch(subscription, wanted))
         start = asyncio.create_task(self._start())
         try:
             await asyncio.wait({watch, start}, return_when="FIRST_COMPLETED")
@@ -167,12 +189,12 @@ class WaveformFlight(Flight):
             start.cancel()
             await asyncio.wait({watch, start})
 
-    async def _watch(self, subscription: Subscription) -> None:
+    async def _watch(self, subscription: Subscription, wanted: object) -> None:
         """Until the PV has left the value that says done, and has come back to it."""
         flying = False
         async for reading in subscription:
             self._last = reading.value
-            done = _equal(reading.value, self._procedure.done[1])
+            done = _equal(reading.value, wanted)
             if flying and done:
                 return
             if not done:
@@ -213,6 +235,8 @@ class WaveformFlight(Flight):
         )
 
     def _timed_out(self) -> FlightError:
+        if self._procedure.done is None:
+            return self.error(FlightTimeoutError, f"nobody has ended it within {self._procedure.timeout:g} s")
         pv, wanted = self._procedure.done
         state = f"{pv} is {self._last!r}, not {wanted!r}" if self._last is not None else f"{pv} was not seen"
         if self._last is not None and _equal(self._last, wanted):
