@@ -1,4 +1,4 @@
-"""The examples of the pages on ophyd, and of its package's README, do what is written below them, against the simulated beamline."""
+"""The examples of the pages on ophyd, and of its package's README, do at the beamline what is written below them."""
 
 import os
 import subprocess
