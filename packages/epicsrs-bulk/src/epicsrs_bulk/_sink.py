@@ -164,23 +164,19 @@ class Sink:
         Whatever happens the sink is closed afterwards: what the target has not taken by then stays in the journal.
         Another call does nothing.
         """
+        deadline = time.monotonic() + _seconds("timeout", timeout)
         with self._intake:
             if self._closed:
                 return
             self._closed = True
-        deadline = time.monotonic() + timeout
         atexit.unregister(self._exit)
         if self._wants_exit:
             ExitOnSigterm.unwant()
         self._queue.close()
         try:
             self.flush(timeout)
-            self._worker.join(max(deadline - time.monotonic(), 0.0))
         finally:
-            # A target that still takes documents keeps others from a replay of the runs that it may write to.
-            if not self._worker.is_alive():
-                for run in self._runs:
-                    run.journal.close()
+            self._worker.join(max(deadline - time.monotonic(), 0.0))
         if self._closing_error is not None:
             raise DeliveryError(f"{self!r}: closing the target: {self._closing_error}") from self._closing_error
 
@@ -285,6 +281,9 @@ class Sink:
             close_target(self._target)
         except Exception as error:
             self._closing_error = error
+        # Not before: a target that still takes documents keeps others from a replay of the runs that it writes to.
+        for run in self._runs:
+            run.journal.close()
 
     def _deliver(self, entry: Entry) -> None:
         run, name, payload = entry

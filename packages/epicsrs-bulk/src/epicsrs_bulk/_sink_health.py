@@ -96,7 +96,5 @@ class Outcomes:
         """DeliveryError where there are runs that have failed: which, why, and what is left of them."""
         if not (failed := self.failed):
             return
-        told = [
-            f"{run.error} ({'in the journal' if run.journal.whole else 'NOT whole in the journal'})" for run in failed
-        ]
-        raise DeliveryError(f"{sink!r}: {len(failed)} runs not delivered: {'; '.join(told)}") from failed[0].error
+        told = "; ".join(f"{run.error} ({'' if run.journal.whole else 'NOT '}whole in the journal)" for run in failed)
+        raise DeliveryError(f"{sink!r}: {len(failed)} runs not delivered: {told}") from failed[0].error

@@ -15,7 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from epicsrs_bulk import JsonLinesTarget, Sink, _journal, _replay, replay
+from epicsrs_bulk import (
+    JsonLinesTarget,
+    Sink,
+    _journal,  # noqa: PLC2701 (to be killed inside them)
+    _replay,  # noqa: PLC2701
+    replay,
+)
 
 Document = dict[str, Any]
 
