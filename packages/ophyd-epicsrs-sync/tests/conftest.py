@@ -1,9 +1,17 @@
-"""One run: its IOC, and ophyd with our control layer."""
+"""One run: its IOC, and ophyd with our control layer; or with another one, to compare.
 
-from collections.abc import Callable, Iterator
+`OPHYD_CONTROL_LAYER=pyepics pytest packages/ophyd-epicsrs-sync` runs, over Channel Access, what is no matter of ours
+alone. other_layers.toml has what pyepics and caproto fail.
+"""
+
+import os
+import signal
+import tomllib
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import ophyd
 import pytest
 from ophyd import Component, EpicsSignal, EpicsSignalRO, PVPositioner, PVPositionerPC
 
@@ -12,6 +20,11 @@ from ioc import NETWORK, Ioc
 NETWORK.enter()
 
 RECORDS = Path(__file__).parent / "records.db"
+LAYER = os.environ.get("OPHYD_CONTROL_LAYER", "epicsrs")
+# Of our layer alone: files, and tests of others.
+OURS: dict[str, str] = tomllib.loads((Path(__file__).parent / "other_layers.toml").read_text())["ours"]
+# Seconds after which a test on another layer has failed: some wait for ever there.
+LIMIT = 30
 
 
 class Stage(PVPositioner):
@@ -56,7 +69,12 @@ def protocol(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def layer() -> Iterator[None]:
-    """Our control layer in ophyd, which is as it was afterwards."""
+    """Our control layer in ophyd, which is as it was afterwards; or the one that is asked for."""
+    if LAYER != "epicsrs":
+        ophyd.set_cl(LAYER)
+        assert ophyd.get_cl().name == LAYER
+        yield
+        return
     import ophyd_epicsrs_sync
 
     ophyd_epicsrs_sync.use_epicsrs()
@@ -81,12 +99,12 @@ def make(layer: None) -> Iterator[Callable[..., Any]]:
 @pytest.fixture
 def get_pv(layer: None) -> Iterator[Callable[..., Any]]:
     """PVs from `ophyd.cl.get_pv`, released after the test."""
-    import ophyd
-
     made: list[Any] = []
 
     def get_pv(*args: Any, **kwargs: Any) -> Any:
         made.append(ophyd.get_cl().get_pv(*args, **kwargs))
+        # As ophyd's signals do.
+        made[-1]._reference_count += 1  # noqa: SLF001
         return made[-1]
 
     yield get_pv
@@ -110,3 +128,36 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         for ioc in Ioc.running:
             report.sections.append((f"output of IOC {ioc.prefix}", ioc.output))
     return report
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Another layer knows no pvAccess, and runs no test of what is ours."""
+    if LAYER == "epicsrs":
+        return
+    left_out = [item for item in items if item.path.parent == RECORDS.parent and is_ours(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def is_ours(item: pytest.Item) -> bool:
+    """Whether it is left out on another layer."""
+    if (
+        isinstance(item, pytest.Function)
+        and hasattr(item, "callspec")
+        and item.callspec.params.get("protocol") == "pva"
+    ):
+        return True
+    return not OURS.keys().isdisjoint({item.path.stem, f"{item.path.stem}::{item.name.partition('[')[0]}"})
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """On another layer, end a test that waits for ever."""
+    if LAYER == "epicsrs":
+        return (yield)
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"not ended within {LIMIT} s"))
+    signal.alarm(LIMIT)
+    try:
+        return (yield)
+    finally:
+        signal.alarm(0)
