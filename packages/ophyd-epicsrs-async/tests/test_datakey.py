@@ -43,6 +43,13 @@ CASES: list[tuple[str, Any, str, dict[str, Any]]] = [
         "alarmed",
         scalar("number", "<f8", units="", precision=0, limits={"alarm": {"low": None, "high": 10}}),
     ),
+    # JSON knows no infinity.
+    (
+        "ca pva",
+        float,
+        "boundless",
+        scalar("number", "<f8", units="", precision=0, limits={"display": {"low": None, "high": 10}}),
+    ),
     (
         "ca pva",
         int,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from ophyd_async.core import observe_value
+from ophyd_async.core import NotConnectedError, observe_value
 
 from deadline import eventually, until
 from epicsrs_native import get_context
@@ -66,6 +66,19 @@ def test_a_second_callback_is_refused_and_the_first_goes_on(ioc, run, protocol):
         await eventually(lambda: values == [42])
         backend.set_callback(None)
         backend.set_callback(None)
+
+    run(main())
+
+
+def test_a_callback_needs_a_running_loop_and_a_connected_pv(ioc, run, protocol):
+    backend = run(connected(ioc.pv("int", protocol)))
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        backend.set_callback(print)
+
+    async def main():
+        unconnected: EpicsRsSignalBackend[Any] = EpicsRsSignalBackend(int, ioc.pv("int", protocol))
+        with pytest.raises(NotConnectedError, match="connect"):
+            unconnected.set_callback(print)
 
     run(main())
 

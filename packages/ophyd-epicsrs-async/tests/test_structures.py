@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from ophyd_async.core import Array1D, Table
 
+from ioc import NETWORK
 from ophyd_epicsrs_async import epicsrs_signal_r, epicsrs_signal_rw
+from pva_server import pva_server
 
 
 class Row(Table):
@@ -91,6 +93,37 @@ def test_an_image_is_monitored_in_its_shape_and_cannot_be_put(ioc, run):
             await signal.set(np.zeros((2, 3)))
         with pytest.raises(TypeError, match="a put to an NTNDArray is not supported"):
             await signal.set(None)
+
+    run(main())
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A server whose images are unions, as those of areaDetector are."""
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with pva_server("structures.py", "images:", NETWORK.iocs[2], log):
+        yield "pva://images:image_"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("uint8", np.arange(12, dtype=np.uint8).reshape(3, 4)),
+        ("float64", np.arange(12, dtype=np.float64).reshape(3, 4)),
+        ("3d", np.arange(24, dtype=np.uint16).reshape(2, 3, 4)),
+        ("1d", np.arange(5, dtype=np.int32)),
+    ],
+)
+@pytest.mark.parametrize("datatype", [np.ndarray, None])
+def test_an_image_of_a_union_has_its_dtype_and_shape(images, run, name, expected, datatype):
+    async def main():
+        signal = epicsrs_signal_r(datatype, images + name, name="signal")
+        await signal.connect()
+        for image in (await signal.get_value(), (await signal.read())["signal"]["value"]):
+            assert image.dtype == expected.dtype
+            np.testing.assert_array_equal(image, expected)
+        key = (await signal.describe())["signal"]
+        assert (key["shape"], key["dtype_numpy"]) == (list(expected.shape), expected.dtype.str)
 
     run(main())
 

@@ -1,13 +1,15 @@
 """What connect says where datatype and PV do not go together."""
 
+import asyncio
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from ophyd_async.core import Array1D, StrictEnum, SubsetEnum, SupersetEnum
 
-from ophyd_epicsrs_async import epicsrs_signal_r, epicsrs_signal_rw
+from ophyd_epicsrs_async import epicsrs_signal_r, epicsrs_signal_rw, epicsrs_triggerable_command
 
 
 class WrongStrict(StrictEnum):
@@ -125,3 +127,39 @@ def test_protocols_of_read_and_write_pv_must_be_the_same():
 def test_an_unknown_scheme_is_refused_when_the_signal_is_made():
     with pytest.raises(ValueError, match="http://A: 'http' is not a valid EpicsProtocol"):
         epicsrs_signal_r(float, "http://A")
+
+
+@pytest.mark.parametrize("pv", ["", "ca://", "pva://"])
+@pytest.mark.parametrize("factory", [partial(epicsrs_signal_rw, float), epicsrs_triggerable_command])
+def test_a_name_is_needed_when_a_signal_is_made(factory, pv):
+    with pytest.raises(ValueError, match="a PV needs a name"):
+        factory(pv)
+
+
+OTHER_TYPES = """
+record(stringin, "$(P)float") { field(VAL, "three") field(PINI, "YES") }
+record(waveform, "$(P)longs") { field(FTVL, "DOUBLE") field(NELM, "8") field(INP, [1.5]) field(PINI, "YES") }
+record(ao, "$(P)enum") { field(VAL, "1.5") field(PINI, "YES") }
+"""
+
+
+def test_a_pv_that_comes_back_with_another_type_is_refused_until_it_is_connected_again(
+    mortal_ioc, run, protocol, tmp_path
+):
+    other = tmp_path / "other.db"
+    other.write_text(OTHER_TYPES)
+
+    async def main():
+        pvs = {float: "float", Array1D[np.int32]: "longs", str: "enum"}
+        signals = [epicsrs_signal_rw(datatype, mortal_ioc.pv(name, protocol)) for datatype, name in pvs.items()]
+        await asyncio.gather(*(signal.connect() for signal in signals))
+        mortal_ioc.kill()
+        mortal_ioc.databases = [other]
+        mortal_ioc.start()
+        for signal, name, was in zip(signals, pvs.values(), ("float", r"Array1D\[np.int32\]", "str"), strict=True):
+            with pytest.raises(TypeError, match=f"{protocol}://.*{name} was {was} when it was connected"):
+                await asyncio.wait_for(signal.get_value(), 30.0)
+        with pytest.raises(TypeError, match="inferred datatype str"):
+            await signals[0].connect(force_reconnect=True)
+
+    run(main())

@@ -3,7 +3,8 @@
 import asyncio
 import os
 import time
-from typing import Any, ClassVar, Literal
+from collections.abc import Awaitable
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 from bluesky.protocols import Reading
 from event_model import DataKey
@@ -12,12 +13,15 @@ from ophyd_async.epics.core import EpicsOptions
 
 import epicsrs_native
 
-from ._address import Address, Protocol
+from ._address import Address, Protocol, parse_pv
 from ._channels import Channels
 from ._converter import Converter, make_converter
 from ._datakey import datakey
 from ._monitor import Monitor
 from ._shape import Shape
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 # Updates that may wait for an event loop that is busy.
 _KEEP_ALL = 100_000
@@ -80,17 +84,15 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
             NotConnectedError: A PV was not found, or did not answer, in time; it names which.
             TypeError: A PV carries something else, or the two differ.
         """
-        read, write = self._read_address, self._write_address
-        shapes: dict[Address, Shape] = {}
-
-        async def look(address: Address) -> None:
-            shapes[address] = await self._look_at(address, timeout)
-
-        if read == write:
-            await look(read)
-        else:
-            await wait_for_connection(read_pv=look(read), write_pv=look(write))
-        self._converter = make_converter(self.datatype, [shapes[address] for address in dict.fromkeys((read, write))])
+        exact = (
+            self._read_address.protocol == "ca" or self._read_address != self._write_address or self.datatype is bool
+        )
+        try:
+            self._converter = make_converter(self.datatype, await self._look(timeout, exact))
+        except TypeError:
+            if exact:
+                raise
+            self._converter = make_converter(self.datatype, await self._look(timeout, exact=True))
 
     async def put(self, value: SignalDatatypeT | None) -> None:
         """Write to the write PV, and wait as `options.wait` says.
@@ -165,11 +167,11 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
 
     @property
     def _read_address(self) -> Address:
-        return Address.parse(self.read_pv, self.default_protocol)
+        return parse_pv(self.read_pv, self.default_protocol)
 
     @property
     def _write_address(self) -> Address:
-        return Address.parse(self.write_pv, self.default_protocol)
+        return parse_pv(self.write_pv, self.default_protocol)
 
     @property
     def _known_converter(self) -> Converter:
@@ -177,34 +179,44 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
             raise NotConnectedError(f"{self._read_address}: connect() has not been called")
         return self._converter
 
-    async def _look_at(self, address: Address, timeout: float) -> Shape:
-        # No local name for the channel: a traceback would keep it, and its search, alive. Both answers are awaited,
-        # whatever the other is, so that no exception stays unseen.
-        info, reading = await asyncio.gather(
-            self._channels[address].info_async(timeout=timeout),
-            self._channels[address].get_async(form="ctrl", timeout=timeout),
-            return_exceptions=True,
-        )
+    async def _look(self, timeout: float, exact: bool) -> list[Shape]:
+        """What the PVs carry, the read PV first; `exact` asks them also for the width of numbers."""
+        read, write = self._read_address, self._write_address
+        if read == write:
+            return [await self._look_at(read, timeout, exact)]
+        shapes: dict[Address, Shape] = {}
+
+        async def look(address: Address) -> None:
+            shapes[address] = await self._look_at(address, timeout, exact)
+
+        await wait_for_connection(read_pv=look(read), write_pv=look(write))
+        return [shapes[read], shapes[write]]
+
+    async def _look_at(self, address: Address, timeout: float, exact: bool) -> Shape:
+        # No local name for the channel: a traceback would keep it, and its search, alive.
         try:
-            if isinstance(reading, BaseException):
-                raise reading
-            if isinstance(info, BaseException):
-                raise info
+            reading = self._channels[address].get_async(form="ctrl", timeout=timeout)
+            if exact:
+                reading, info = await _both(reading, self._channels[address].info_async(timeout=timeout))
+            else:
+                reading, info = await reading, None
         except epicsrs_native.NotConnectedError as error:
             self._channels.close(address)
             raise NotConnectedError(str(address)) from error
         except epicsrs_native.ReplyTimeoutError as error:
             raise NotConnectedError(str(error)) from error
         self._initial[address] = reading.value
-        return Shape.of(address, info, reading)
+        return Shape.of(address, reading, info)
 
     def _initial_value(self, address: Address) -> Any:
         if address not in self._initial:
             raise NotConnectedError(f"{address}: connect() has not read a value to write back")
         return self._initial[address]
 
-    async def _get(self, address: Address, form: Literal["value", "time", "ctrl"]) -> epicsrs_native.Reading:
-        return await self._channels[address].get_async(form=form, timeout=None)
+    def _get(
+        self, address: Address, form: Literal["value", "time", "ctrl"]
+    ) -> epicsrs_native.Operation[epicsrs_native.Reading]:
+        return self._channels[address].get_async(form=form, timeout=None)
 
 
 class EpicsRsCaSignalBackend(EpicsRsSignalBackend[SignalDatatypeT]):
@@ -217,6 +229,15 @@ class EpicsRsPvaSignalBackend(EpicsRsSignalBackend[SignalDatatypeT]):
     """The same; a bare name is a pvAccess one."""
 
     default_protocol = "pva"
+
+
+async def _both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
+    """Both answers; each is awaited whatever the other is, so that no exception stays unseen."""
+    answers = await asyncio.gather(first, second, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return cast("tuple[T, U]", tuple(answers))
 
 
 def _reading(converter: Converter, reading: epicsrs_native.Reading) -> Reading[Any]:

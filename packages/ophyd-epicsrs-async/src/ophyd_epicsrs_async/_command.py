@@ -7,7 +7,7 @@ from ophyd_async.epics.core import EpicsCommandBackend
 
 import epicsrs_native
 
-from ._address import Address, Protocol
+from ._address import Address, Protocol, parse_named_pv, parse_pv
 from ._channels import Channels
 
 # What a trigger PV carries: PROC fields are integers, and a float means that it is the wrong PV.
@@ -68,7 +68,7 @@ class EpicsRsCommandBackend(EpicsCommandBackend):
 
     @property
     def _address(self) -> Address:
-        return Address.parse(self.write_pv, self.default_protocol)
+        return parse_pv(self.write_pv, self.default_protocol)
 
 
 class EpicsRsCaCommandBackend(EpicsRsCommandBackend):
@@ -94,5 +94,5 @@ def epicsrs_triggerable_command(
         name: The command's name; a device names its own.
         timeout: Seconds for each trigger; None waits for ever.
     """
-    Address.parse(write_pv)
+    parse_named_pv(write_pv)
     return TriggerableCommand(EpicsRsCommandBackend(write_pv, execute_value), name=name, timeout=timeout)

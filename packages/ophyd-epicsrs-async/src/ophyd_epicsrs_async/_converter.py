@@ -1,9 +1,9 @@
 """A signal's datatype against what its PVs carry: whether they go together, and how values are read and written."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
-from typing import Any, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 import numpy as np
 from ophyd_async.core import (
@@ -64,7 +64,7 @@ def make_converter(datatype: Any, shapes: Sequence[Shape]) -> Converter:
     wanted = _canonical(datatype)
     for rule in _RULES:
         if converter := rule(wanted, shapes):
-            return converter
+            return replace(converter, read=_checked(shape, converter.read))
     if shape.kind is Kind.OTHER:
         raise TypeError(f"{shape.address} is a structure of type {shape.wire_type!r}, which is not supported yet")
     inferred = format_datatype(shape.datatype)
@@ -226,25 +226,45 @@ def _inferred(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:
     shape = shapes[0]
     if shape.datatype is None or (wanted is not None and wanted != shape.datatype):
         return None
-    if not shape.array:
-        return Converter(shape.datatype, shape.kind, _single(shape))
-    if shape.kind is Kind.ENUM:
+    if shape.kind is Kind.ENUM and shape.array:
         # Channel Access sends the indices of an array of enums, and no labels with them.
         return Converter(shape.datatype, shape.kind, lambda value: [str(index) for index in value], list)
     return Converter(shape.datatype, shape.kind)
 
 
-def _single(shape: Shape) -> Callable[[Any], Any]:
-    """An array with room for one element is a scalar over Channel Access, even while it holds none."""
+_RULES = (_flag, _label, _text, _whole_number, _long_string, _table, _image, _inferred)
 
-    def read(value: Any) -> Any:
-        if not isinstance(value, list | np.ndarray):
-            return value
-        if shape.kind is Kind.STRING:
-            return ""
+
+def _checked(shape: Shape, read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Read values of the type that the PV had at connect; its server may come back with another."""
+    if shape.numbers:
+        dtype = np.dtype(shape.element)
+
+        def checked_array(value: Any) -> Any:
+            if type(value) is not np.ndarray or value.dtype != dtype:
+                raise _changed(shape, value)
+            return read(value)
+
+        return checked_array
+    scalar = shape.scalar
+    if scalar is None:
+        return read
+
+    def checked(value: Any) -> Any:
+        if type(value) is scalar:
+            return read(value)
+        # An array with room for one element is a scalar over Channel Access, even while it holds none.
+        if not isinstance(value, list | np.ndarray) or len(cast("Sequence[Any]", value)):
+            raise _changed(shape, value)
+        if scalar is str:
+            return read("")
         raise ValueError(f"{shape.address} holds no value: it is an array without elements")
 
-    return read
+    return checked
 
 
-_RULES = (_flag, _label, _text, _whole_number, _long_string, _table, _image, _inferred)
+def _changed(shape: Shape, value: Any) -> TypeError:
+    datatype = format_datatype(shape.datatype)
+    return TypeError(
+        f"{shape.address} was {datatype} when it was connected, and now carries {value!r}: connect it again"
+    )

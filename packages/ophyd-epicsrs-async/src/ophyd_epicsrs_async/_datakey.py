@@ -1,6 +1,6 @@
 """The DataKey that describes a signal."""
 
-from math import isnan
+from math import isfinite
 
 from event_model import DataKey, Limits, LimitsRange
 from ophyd_async.core import SignalMetadata, make_datakey
@@ -42,8 +42,8 @@ def _limits(metadata: Metadata) -> Limits:
 
 
 def _range(pair: tuple[float, float] | None) -> LimitsRange | None:
-    """None where nobody has set it: EPICS then says (0, 0) or NaN. A NaN alone means that its side has no limit."""
-    if pair is None or pair == (0, 0) or all(map(isnan, pair)):
+    """None where nobody has set it: EPICS then says (0, 0) or NaN. An end that is no number is a side without limit."""
+    if pair is None or pair == (0, 0):
         return None
-    low, high = (None if isnan(end) else end for end in pair)
-    return LimitsRange(low=low, high=high)
+    low, high = (end if isfinite(end) else None for end in pair)
+    return None if low is None and high is None else LimitsRange(low=low, high=high)

@@ -37,7 +37,7 @@ class Monitor:
         self._lose = lose
         self._lost = False
         self._told = queue == 1
-        self._subscription: Subscription | None = None
+        self._subscription: Subscription[None] | None = None
         self._closed = False
         # A channel of its own, which ends everything when it is closed.
         self._channel = get_context().channel(str(address))
@@ -58,7 +58,7 @@ class Monitor:
         # It holds our callback, where the garbage collector does not look.
         self._subscription = None
 
-    def _started(self, operation: Operation[Subscription]) -> None:
+    def _started(self, operation: Operation[Subscription[None]]) -> None:
         if not operation.cancelled() and not self._closed:
             self._subscription = operation.result()
 

@@ -7,7 +7,7 @@ from ophyd_async.core import NotConnectedError
 import epicsrs_native
 from epicsrs_native import get_context
 
-from ._address import Address
+from ._address import parse_pv
 
 
 class Structure:
@@ -36,7 +36,7 @@ async def pvget_with_timeout(pv: str, timeout: float) -> Structure:
         NotConnectedError: It was not found, or did not answer, in time.
         TypeError: It carries a plain value.
     """
-    address = Address.parse(pv, "pva")
+    address = parse_pv(pv, "pva")
     channel = get_context().channel(str(address))
     try:
         reading = await channel.get_async(form="value", timeout=timeout)

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ophyd_async.core import Array1D, Table
 
-from epicsrs_native import Info, Reading
+from epicsrs_native import EnumValue, Info, Reading, Structure
 
 from ._address import Address, Protocol
 
@@ -54,7 +54,16 @@ _ELEMENTS: dict[Protocol, dict[str, type[Any]]] = {
     },
 }
 
+_ARITHMETIC = {Kind.BOOLEAN, Kind.INTEGER, Kind.FLOAT}
 _STRUCTURES = {"epics:nt/NTTable:1.0": Kind.TABLE, "epics:nt/NTNDArray:1.0": Kind.IMAGE}
+
+_SCALARS: dict[Kind, type[Any]] = {
+    Kind.BOOLEAN: bool,
+    Kind.INTEGER: int,
+    Kind.FLOAT: float,
+    Kind.STRING: str,
+    Kind.ENUM: EnumValue,
+}
 
 
 @dataclass(frozen=True)
@@ -81,16 +90,20 @@ class Shape:
     precision: int | None
 
     @classmethod
-    def of(cls, address: Address, info: Info, reading: Reading) -> "Shape":
-        """The shape of a connected PV, from its info and a reading with `form="ctrl"`."""
-        word = info.type.removesuffix("[]")
-        array = word != info.type or (info.count or 1) > 1
+    def of(cls, address: Address, reading: Reading, info: Info | None) -> "Shape":
+        """The shape of a connected PV, from a reading with `form="ctrl"`.
+
+        Over pvAccess it does without `info`, but for the width of a scalar number: it is taken to be the widest.
+        """
+        known, count = (_word(reading), 1) if info is None else (info.type, info.count or 1)
+        word = known.removesuffix("[]")
+        array = word != known or count > 1
         element = _ELEMENTS[address.protocol].get(word)
         metadata = reading.metadata
         return cls(
             address=address,
             wire_type=word + "[]" if array else word,
-            kind=_STRUCTURES.get(info.type, Kind.OTHER) if element is None else _kind(element),
+            kind=_STRUCTURES.get(known, Kind.OTHER) if element is None else _kind(element),
             element=element,
             array=array,
             choices=None if metadata is None else metadata.choices,
@@ -100,10 +113,10 @@ class Shape:
     @property
     def datatype(self) -> Any:
         """The datatype of a signal that asks for none; None where there is no such datatype."""
+        if self.numbers:
+            element: Any = self.element
+            return Array1D[element]
         match self.kind:
-            case Kind.BOOLEAN | Kind.INTEGER | Kind.FLOAT if self.array:
-                element: Any = self.element
-                return Array1D[element]
             case Kind.STRING | Kind.ENUM:
                 return Sequence[str] if self.array else str
             case Kind.BOOLEAN:
@@ -119,6 +132,16 @@ class Shape:
             case Kind.OTHER:
                 return None
 
+    @property
+    def scalar(self) -> type[Any] | None:
+        """The Python type of native's values; None where they are no scalars."""
+        return None if self.array else _SCALARS.get(self.kind)
+
+    @property
+    def numbers(self) -> bool:
+        """Whether it is an array of numbers."""
+        return self.array and self.kind in _ARITHMETIC
+
 
 def _kind(element: type[Any]) -> Kind:
     if element is Enum:
@@ -128,3 +151,23 @@ def _kind(element: type[Any]) -> Kind:
     if element is np.bool_:
         return Kind.BOOLEAN
     return Kind.FLOAT if issubclass(element, np.floating) else Kind.INTEGER
+
+
+# Looked up by the exact type: a bool is an int, and so is an EnumValue.
+_WORDS: dict[object, str] = {bool: "boolean", int: "long", float: "double", str: "string", EnumValue: "enum_t"}
+_NUMBERS: dict[str, str] = {
+    np.dtype(element).name: word for word, element in _ELEMENTS["pva"].items() if _kind(element) in _ARITHMETIC
+}
+
+
+def _word(reading: Reading) -> str:
+    """What pvAccess calls the type of a reading's value, or the id of its structure; "" where that is left open."""
+    value: Any = reading.value
+    if isinstance(value, bool | int | float | str):
+        return _WORDS[type(value)]
+    if isinstance(value, Structure):
+        return value.id
+    if isinstance(value, list):
+        return "string[]" if all(isinstance(item, str) for item in cast("list[Any]", value)) else ""
+    # An image has more around its value.
+    return _NUMBERS[value.dtype.name] + "[]" if reading.fields is None else reading.fields.id

@@ -18,7 +18,7 @@ from ophyd_async.core import (
 )
 from ophyd_async.epics.core import EpicsOptions
 
-from ._address import Address
+from ._address import parse_named_pv
 from ._backend import EpicsRsSignalBackend
 
 
@@ -45,7 +45,7 @@ def epicsrs_signal_rw(
 
     Raises:
         TypeError: The PVs are of different protocols.
-        ValueError: A scheme other than `ca` and `pva`.
+        ValueError: A scheme other than `ca` and `pva`, or an empty name.
     """
     backend = _backend(datatype, read_pv, write_pv or read_pv, wait)
     return SignalRW(backend, name=name, timeout=timeout, attempts=attempts)
@@ -132,5 +132,5 @@ def epicsrs_signal_x(write_pv: str, name: str = "", timeout: float | None = DEFA
 
 
 def _backend(datatype: Any, read_pv: str, write_pv: str, wait: Any) -> EpicsRsSignalBackend[Any]:
-    get_unique({pv: Address.parse(pv).protocol for pv in (read_pv, write_pv)}, "protocols")
+    get_unique({pv: parse_named_pv(pv).protocol for pv in (read_pv, write_pv)}, "protocols")
     return EpicsRsSignalBackend(datatype, read_pv, write_pv, EpicsOptions(wait=wait))
