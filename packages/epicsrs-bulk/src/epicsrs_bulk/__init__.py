@@ -1,5 +1,7 @@
 """Many PVs at once on epicsrs-native: reads as columns, and flyers."""
 
+from typing import TYPE_CHECKING
+
 import epicsrs_native
 
 epicsrs_native.require_abi(1, 0, "epicsrs-bulk")
@@ -40,6 +42,11 @@ from epicsrs_bulk._trace import Trace
 from epicsrs_bulk._validation import fast_event_page_validation
 from epicsrs_bulk._waveform_flyer import WaveformFlyer
 
+if TYPE_CHECKING:
+    from epicsrs_bulk._detector import BulkWaveformDataLogic as BulkWaveformDataLogic
+    from epicsrs_bulk._detector import BulkWaveformPageLogic as BulkWaveformPageLogic
+
+# Without BulkWaveformDataLogic and BulkWaveformPageLogic, which need ophyd-async: `import *` works without it.
 __all__ = [
     "AsyncMongoWriter",
     "BulkRead",
@@ -101,3 +108,13 @@ __all__ = [
     "resample",
     "xspress3",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in ("BulkWaveformDataLogic", "BulkWaveformPageLogic"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from epicsrs_bulk import _detector
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{name} needs ophyd-async; pip install 'epicsrs-bulk[async]' brings it") from error
+    return getattr(_detector, name)
