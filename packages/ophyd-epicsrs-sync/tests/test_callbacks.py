@@ -73,7 +73,7 @@ def test_all_value_callbacks_run_on_one_thread_in_the_order_of_the_wire(ioc, pro
 
 
 def test_a_value_callback_gets_every_word_of_pyepics(ioc, protocol, get_pv):
-    pv, seen = get_pv(ioc.pv("double", protocol)), []
+    pv, seen = get_pv(ioc.pv("double", protocol), auto_monitor=False), []
 
     index = pv.add_callback(lambda **k: seen.append(k), motor="x")
 
@@ -93,7 +93,7 @@ def test_a_value_callback_gets_every_word_of_pyepics(ioc, protocol, get_pv):
 
 
 def test_a_late_callback_gets_the_last_value_when_it_asks_for_it(ioc, protocol, get_pv):
-    pv, first, late, later = get_pv(ioc.pv("double", protocol)), [], [], []
+    pv, first, late, later = get_pv(ioc.pv("double", protocol), auto_monitor=False), [], [], []
     pv.add_callback(lambda value, **_: first.append(value))
     until(lambda: first)
 
@@ -105,7 +105,7 @@ def test_a_late_callback_gets_the_last_value_when_it_asks_for_it(ioc, protocol, 
 
 
 def test_a_removed_callback_is_called_no_more(ioc, get_pv):
-    pv, kept, removed = get_pv(ioc.pv("counter")), [], []
+    pv, kept, removed = get_pv(ioc.pv("counter"), auto_monitor=False), [], []
     pv.add_callback(lambda value, **_: kept.append(value))
     index = pv.add_callback(lambda value, **_: removed.append(value))
     until(lambda: len(removed) > 1)
@@ -118,7 +118,7 @@ def test_a_removed_callback_is_called_no_more(ioc, get_pv):
 
 
 def test_a_callback_that_raises_is_logged_and_the_others_go_on(ioc, get_pv, caplog):
-    pv, seen = get_pv(ioc.pv("counter")), []
+    pv, seen = get_pv(ioc.pv("counter"), auto_monitor=False), []
 
     def broken(**_):
         raise RuntimeError("out of order")
@@ -133,7 +133,7 @@ def test_a_callback_that_raises_is_logged_and_the_others_go_on(ioc, get_pv, capl
 
 
 def test_a_slow_callback_is_logged_with_its_pv(ioc, get_pv, caplog):
-    pv, never = get_pv(ioc.pv("double")), threading.Event()
+    pv, never = get_pv(ioc.pv("double"), auto_monitor=False), threading.Event()
 
     def reads_a_book(**_):
         never.wait(1.2)

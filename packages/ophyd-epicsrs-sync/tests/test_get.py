@@ -99,7 +99,7 @@ def test_the_last_update_is_read_before_callbacks_have_had_it(ioc, protocol, mak
     signal.wait_for_connection(timeout=5.0)
     pv.wait_for_connection(timeout=5.0)
     entered, left = threading.Event(), threading.Event()
-    get_pv(ioc.pv("double")).add_callback(lambda **_: (entered.set(), left.wait(20.0)))
+    get_pv(ioc.pv("double"), auto_monitor=False).add_callback(lambda **_: (entered.set(), left.wait(20.0)))
     assert entered.wait(5.0)
 
     try:

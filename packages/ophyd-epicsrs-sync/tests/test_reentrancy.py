@@ -82,7 +82,7 @@ def test_a_callback_that_takes_long_delays_no_connection(ioc, protocol, make, ge
     import threading
 
     held, begun = threading.Event(), threading.Event()
-    slow = get_pv(ioc.pv("put_double", protocol))
+    slow = get_pv(ioc.pv("put_double", protocol), auto_monitor=False)
     slow.add_callback(lambda **_: (begun.set(), held.wait(20.0)))
     assert begun.wait(5.0)
     try:

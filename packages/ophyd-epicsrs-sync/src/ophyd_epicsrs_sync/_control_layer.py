@@ -65,16 +65,15 @@ def get_pv(
         callback: One or several, called for each update as `PV.add_callback` says.
         verbose: Changes nothing; the PV keeps it as an attribute.
         count: At most so many elements of an array.
-        auto_monitor: Whether to subscribe when it connects.
-        monitor_delta: Not supported.
+        auto_monitor: Whether to subscribe when it connects; over Channel Access also to which events, a sum of DBE_
+            numbers. None: unless it is an array that may be longer than 65535.
+        monitor_delta: By how much a number has to change before callbacks hear of it.
 
     Raises:
         ValueError, TypeError: A name or an argument that is none.
     """
     if context is not None:
         raise ValueError(f"{pvname}: context has to be None, there is one client in a process")
-    if monitor_delta is not None:
-        raise ValueError(f"{pvname}: monitor_delta is not supported; set the record's MDEL")
     pv = PV(
         pvname,
         dispatcher=get_dispatcher(),
@@ -86,6 +85,7 @@ def get_pv(
         connection_timeout=timeout,
         access_callback=access_callback,
         verbose=verbose,
+        monitor_delta=monitor_delta,
     )
     pv.start()
     if connect:
@@ -106,7 +106,7 @@ def _keep(pvname: str) -> PV:
         pv = _kept.get(pvname)
         if pv is not None and not pv.chid.closed:
             return pv
-    pv = _kept[pvname] = get_pv(pvname)
+    pv = _kept[pvname] = get_pv(pvname, auto_monitor=False)
     return pv
 
 

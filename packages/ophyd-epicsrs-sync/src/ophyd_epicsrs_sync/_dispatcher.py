@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, ParamSpec, TypeAlias
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, TypeVar
 
 from epicsrs_native import Delivery
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     Item: TypeAlias = tuple[Callable[..., object], tuple[Any, ...], Mapping[str, Any]]
 
 P = ParamSpec("P")
+T = TypeVar("T")
 
 # metadata: connection, access rights and first metadata. monitor: all value callbacks, and what ophyd runs in the
 # "monitor" context. get_put: completions of puts. util0: whatever `schedule_utility_task` is given.
@@ -43,9 +44,20 @@ class Lane(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.delivery = Delivery(name)
         self.queue = LaneQueue(self.delivery)
+        self._gathered: dict[Callable[..., object], list[Any]] = {}
 
     def run(self) -> None:
         self.delivery.run()
+
+    def gather(self, function: Callable[[list[T]], object], item: T) -> None:
+        """From this lane: have the function called once, with what all ask it to be called with, behind what waits."""
+        gathered = self._gathered.setdefault(function, [])
+        gathered.append(item)
+        if len(gathered) == 1:
+            self.delivery.call(self._hand_over, function)
+
+    def _hand_over(self, function: Callable[[list[T]], object]) -> None:
+        function(self._gathered.pop(function))
 
     @property
     def here(self) -> bool:

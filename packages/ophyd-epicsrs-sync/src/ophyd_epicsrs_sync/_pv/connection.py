@@ -8,13 +8,15 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from epicsrs_native import NotConnectedError, RemoteError, ReplyTimeoutError
-from ophyd_epicsrs_sync._pv import fields
+from ophyd_epicsrs_sync._pv import fields, inquiry
 
 if TYPE_CHECKING:
     from epicsrs_native import Channel, Info, Reading
     from ophyd_epicsrs_sync._dispatcher import Lane
 
 logger = logging.getLogger("ophyd.epicsrs")
+
+_waiting = threading.Lock()
 
 
 class Listener(Protocol):
@@ -41,14 +43,15 @@ class Connection:
         self.learning = False
         # Counts connections of the channel: what was asked in an earlier one is no answer for this one.
         self.number = 0
-        self._lane = lane
+        self.lane = lane
         self._listener = listener
-        self._ready = threading.Event()
+        # Made by the first who waits: of many PVs, hardly one is waited for.
+        self._ready: threading.Event | None = None
         self._access: tuple[bool | None, bool | None] | None = None
 
     def start(self) -> None:
         """From now on the listener is told."""
-        delivery = self._lane.delivery
+        delivery = self.lane.delivery
         self.channel.on_access(self._access_event, delivery=delivery)
         self.channel.on_connection(self._event, delivery=delivery)
 
@@ -69,15 +72,21 @@ class Connection:
         end = None if timeout is None else time.monotonic() + timeout
         try:
             self.channel.connect(timeout=timeout)
-            if self._lane.here and not self.connected:
+            if self.lane.here and not self.connected:
                 self._learn_now(end)
         except (NotConnectedError, ReplyTimeoutError):
             return False
         # Short waits, because Ctrl-C does not end a long one on every platform.
-        while not (self._lane.here or self.channel.closed or self._ready.wait(_left(end, 0.1))):
+        while not (self.lane.here or self.channel.closed or self._wait_ready(_left(end, 0.1))):
             if end is not None and time.monotonic() > end:
                 break
         return self.connected
+
+    def _wait_ready(self, timeout: float | None) -> bool:
+        with _waiting:
+            ready = self._ready = self._ready or threading.Event()
+        # Either it is up by now, or who brings it up finds the event.
+        return self.connected or ready.wait(timeout)
 
     def _learn_now(self, end: float | None) -> None:
         """A callback on the metadata lane waits for this PV, whose events wait behind it: ask on the spot."""
@@ -90,7 +99,7 @@ class Connection:
                 self._unreadable(error)
         self._announce(info, reading)
 
-    def _unreadable(self, error: RemoteError) -> None:
+    def _unreadable(self, error: BaseException) -> None:
         """Still connected: a PV that may be written and not read, for example."""
         logger.warning("%s: connected, but its metadata cannot be read: %s", self.channel.pv, error)
 
@@ -100,52 +109,55 @@ class Connection:
         self.number += 1
         if up:
             self.learning = True
-            self._ask_type(self.number)
+            self.lane.gather(inquiry.inquire, (self, self.number))
         else:
             was_connected = self.connected
             self.connected = self.learning = False
-            self._ready.clear()
+            self._ready = None
             if was_connected:
                 self._listener.went_down()
 
-    def _ask_type(self, number: int) -> None:
-        asked = self._lane.delivery.submit(self.channel.info_async, timeout=None)
-        asked.add_done_callback(lambda done: self._ask_metadata(number, done))
+    def needs(self, number: int) -> bool:
+        """Whether an answer to what was asked in this connection is still of use."""
+        return not self.channel.closed and not self.connected and number == self.number
 
-    def _ask_metadata(self, number: int, asked: Any) -> None:
-        if self._came_to_nothing(number, asked):
+    def ask_type(self, number: int) -> None:
+        """Ask this PV's server what it serves, and then for its metadata."""
+        asked = self.lane.delivery.submit(self.channel.info_async, timeout=None)
+        asked.add_done_callback(lambda done: self._type_came(number, done))
+
+    def _type_came(self, number: int, asked: Any) -> None:
+        if not self.needs(number):
             return
         error = asked.exception()
-        if isinstance(error, RemoteError):
+        if isinstance(error, NotConnectedError):
+            # Waits for the connection. If that is a new one, its own question is the one that counts.
+            self.ask_type(number)
+        elif error is not None:
             logger.error("%s: its type cannot be read, so that nobody can use it: %s", self.channel.pv, error)
-            return
-        info = asked.result()
+        else:
+            self.ask_metadata(number, asked.result())
+
+    def ask_metadata(self, number: int, info: Info) -> None:
+        """Ask this PV's server for its metadata alone."""
         if fields.is_all_value(info):
             self._announce(info, None)
             return
         request = fields.metadata_request(info)
-        reply = self._lane.delivery.submit(self.channel.get_async, form="ctrl", count=0, request=request, timeout=None)
-        reply.add_done_callback(lambda done: self._metadata_came(number, info, done))
+        asked = self.lane.delivery.submit(self.channel.get_async, form="ctrl", count=0, request=request, timeout=None)
+        asked.add_done_callback(lambda done: self.metadata_came(number, info, done.exception() or done.result()))
 
-    def _metadata_came(self, number: int, info: Info, reply: Any) -> None:
-        if self._came_to_nothing(number, reply):
+    def metadata_came(self, number: int, info: Info, reply: Reading | BaseException) -> None:
+        """The PV is up, unless nobody needs the reply any more."""
+        if not self.needs(number):
             return
-        error = reply.exception()
-        if isinstance(error, RemoteError):
-            self._unreadable(error)
+        if isinstance(reply, NotConnectedError):
+            self.ask_type(number)
+        elif isinstance(reply, BaseException):
+            self._unreadable(reply)
             self._announce(info, None)
         else:
-            self._announce(info, reply.result())
-
-    def _came_to_nothing(self, number: int, reply: Any) -> bool:
-        """Whether nobody needs the reply any more, or the connection was lost before it: then it is asked again."""
-        if self.channel.closed or self.connected or number != self.number:
-            return True
-        if isinstance(reply.exception(), NotConnectedError):
-            # Waits for the connection. If that is a new one, its own question is the one that counts.
-            self._ask_type(number)
-            return True
-        return False
+            self._announce(info, reply)
 
     def _announce(self, info: Info, reading: Reading | None) -> None:
         if self.connected:
@@ -154,7 +166,9 @@ class Connection:
         self._listener.learned(info, reading)
         self.connected, self.learning = True, False
         self._listener.came_up()
-        self._ready.set()
+        # The last: who waits for the connection finds that everybody has been told.
+        if self._ready is not None:
+            self._ready.set()
 
     def _access_event(self, readable: bool | None, writable: bool | None) -> None:
         # Before it is up, `info` says the same with it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import numpy as np
@@ -58,6 +59,7 @@ _BESIDE_VALUE: Final = ("alarm", "timeStamp", "display", "control", "valueAlarm"
 NANOSECONDS: Final = 1_000_000_000
 
 
+@cache
 def brought(form: str, own: str) -> tuple[str, ...]:
     """What a request of this form brings to a PV whose own form is `own`, as in Channel Access's types.
 
@@ -139,6 +141,8 @@ def of_reading(reading: Reading, protocol: str) -> Fields:
 
 def of_value(value: object) -> Any:
     """Enums by their plain index; an array of strings as a numpy array."""
+    if type(value) is float:
+        return value
     if isinstance(value, list):
         items = cast("list[Any]", value)
         return np.array(items, dtype=str) if all(isinstance(item, str) for item in items) else items
@@ -172,3 +176,11 @@ def of_metadata(metadata: Metadata) -> Fields:
 def agree(one: Fields, other: Fields, names: Iterable[str]) -> bool:
     """Whether two PVs' worth of fields say the same under these names; a NaN agrees with nothing."""
     return all(np.array_equal(one[name], other[name]) for name in names)
+
+
+def nearer(one: Fields, other: Fields, delta: float) -> bool:
+    """Whether the numbers of two updates are less than `delta` apart, and their alarms the same."""
+    value, before = one["value"], other["value"]
+    if not (isinstance(value, float) and isinstance(before, float)):
+        return False
+    return abs(value - before) < delta and all(one[name] == other[name] for name in ("severity", "status"))

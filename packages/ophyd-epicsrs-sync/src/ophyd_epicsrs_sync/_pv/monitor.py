@@ -13,7 +13,7 @@ from ophyd_epicsrs_sync._pv.callbacks import Callbacks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from epicsrs_native import Channel, Reading, Subscription
+    from epicsrs_native import Channel, Metadata, Reading, Subscription
     from ophyd_epicsrs_sync._dispatcher import Lane
     from ophyd_epicsrs_sync._pv.connection import Connection
     from ophyd_epicsrs_sync._pv.fields import Fields
@@ -40,9 +40,12 @@ class Monitor:
     Updates of a connection whose type is still on its way wait for it, and so come after the notice of the connection.
     """
 
-    def __init__(self, channel: Channel, connection: Connection, lane: Lane, owner: Owner) -> None:
+    def __init__(self, channel: Channel, connection: Connection, lane: Lane, owner: Owner, delta: float | None) -> None:
         self.callbacks = Callbacks()
         self.subscription: Subscription | None = None
+        # The events that the present subscription is told of, as Channel Access numbers them.
+        self.mask: int | None = None
+        self.delta = delta
         self._channel = channel
         self._connection = connection
         self._lane = lane
@@ -50,8 +53,10 @@ class Monitor:
         self._early: list[Reading] = []
         # Whether the present subscription's dropped updates have been logged.
         self._drop_logged = False
-        # All fields of the last update, and the number of the connection that it was delivered in.
+        # All fields of the last update that callbacks had, its metadata, and the number of the connection that it was
+        # delivered in.
         self._last: Fields = {}
+        self._last_metadata: Metadata | None = None
         self._delivered_in: int | None = None
         # Reentrant: a finalizer may close the PV while its own thread opens another subscription.
         self._opening = threading.RLock()
@@ -61,13 +66,20 @@ class Monitor:
         """Whether an update has been delivered in this connection."""
         return self._connection.connected and self._delivered_in == self._connection.number
 
-    def open(self) -> None:
-        """Subscribe, if nobody has yet and the PV has not been disconnected; never waits."""
+    def open(self, mask: int) -> None:
+        """Subscribe to these events, if nobody has yet and the PV has not been disconnected; never waits."""
         with self._opening:
+            if self.subscription is not None and self.mask != mask:
+                self.close()
             if self.subscription is None and not self._channel.closed:
                 self._drop_logged = False
+                self.mask = mask
                 self.subscription = self._channel.monitor(
-                    self._update, form="ctrl", delivery=self._lane.delivery, wait=False
+                    self._update,
+                    form="ctrl",
+                    mask=mask if self._channel.protocol == "ca" else None,
+                    delivery=self._lane.delivery,
+                    wait=False,
                 )
 
     def attach(self, channel: Channel, connection: Connection) -> None:
@@ -79,7 +91,7 @@ class Monitor:
         with self._opening:
             if self.subscription is not None:
                 self.subscription.close()
-            self.subscription = None
+            self.subscription = self.mask = None
             self._delivered_in, self._last = None, {}
 
     def add(self, callback: Callable[..., object], index: int | None, run_now: bool, keywords: dict[str, Any]) -> int:
@@ -131,14 +143,22 @@ class Monitor:
 
     def _deliver(self, reading: Reading) -> None:
         last = self._last if self.delivered else None
-        fields = self._last = self._owner.updated(reading)
-        self._delivered_in = self._connection.number
-        if last is not None and not pv_fields.agree(last, fields, pv_fields.METADATA):
+        fields, metadata = self._owner.updated(reading), reading.metadata
+        changed = last is not None and metadata != self._last_metadata
+        self._delivered_in, self._last_metadata = self._connection.number, metadata
+        if changed:
             self._owner.metadata_changed()
-            if pv_fields.agree(last, fields, pv_fields.OF_AN_UPDATE):
-                return
+        if last is not None and self._tells_nothing(last, fields, changed):
+            return
+        self._last = fields
         for index in self.callbacks.awake():
             self.run(index, fields)
+
+    def _tells_nothing(self, last: Fields, fields: Fields, changed: bool) -> bool:
+        """Whether callbacks, which had the last update, need not have this one."""
+        if changed:
+            return pv_fields.agree(last, fields, pv_fields.OF_AN_UPDATE)
+        return self.delta is not None and pv_fields.nearer(last, fields, self.delta)
 
     def run(self, index: int, fields: Fields) -> None:
         """Call one callback with all the fields of an update, as pyepics does."""

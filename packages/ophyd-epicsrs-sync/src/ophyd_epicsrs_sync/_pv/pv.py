@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
-from epicsrs_native import DBE_ALARM, DBE_VALUE, get_context
-from ophyd_epicsrs_sync._pv import callbacks, fields, paragraph, text
+from epicsrs_native import get_context
+from ophyd_epicsrs_sync._pv import callbacks, fields, monitored, paragraph
 from ophyd_epicsrs_sync._pv.connection import Connection
 from ophyd_epicsrs_sync._pv.monitor import Monitor
+from ophyd_epicsrs_sync._pv.monitored import Monitored
 from ophyd_epicsrs_sync._pv.readable import Readable
 from ophyd_epicsrs_sync._pv.writable import Writable
 
@@ -19,14 +18,13 @@ if TYPE_CHECKING:
 
     from epicsrs_native import Info, Reading
     from ophyd_epicsrs_sync._dispatcher import Dispatcher
-    from ophyd_epicsrs_sync._pv.fields import Fields
 
 logger = logging.getLogger("ophyd.epicsrs")
 
 FORMS = ("native", "time", "ctrl")
 
 
-class PV(Writable, Readable):
+class PV(Writable, Monitored, Readable):
     """One PV under the name the user gave, with pyepics' words.
 
     Its search starts at once and nothing waits for it. `start` begins to call back.
@@ -39,15 +37,17 @@ class PV(Writable, Readable):
         dispatcher: Dispatcher,
         callback: Any = None,
         form: str = "time",
-        auto_monitor: Any = None,
+        auto_monitor: int | None = None,
         count: int | None = None,
         connection_callback: Callable[..., object] | None = None,
         connection_timeout: float | None = None,
         access_callback: Callable[..., object] | None = None,
         verbose: bool = False,
+        monitor_delta: float | None = None,
     ) -> None:
         if form not in FORMS:
             raise ValueError(f"{pvname}: form is one of {', '.join(FORMS)}, not {form!r}")
+        change = monitored.change(pvname, monitor_delta)
         self.context = get_context()
         self.pvname = pvname
         self.form = form
@@ -60,22 +60,24 @@ class PV(Writable, Readable):
         # ophyd counts the signals that use the PV; `release_pvs` counts back.
         self._reference_count = 0
         self._count = count
-        self._auto_monitor = auto_monitor
         self._dispatcher = dispatcher
-        self._info, self._has_metadata = None, False
+        self._info, self._has_metadata, self._metadata_known = None, False, None
+        # Who hears of a put that was refused and that no caller waits for; else it is logged.
+        self.refusal_callbacks: list[Callable[[Exception], object]] = []
         self._metadata_callbacks = []
         self._args = dict.fromkeys(fields.NAMES)
-        self._args.update(pvname=pvname, type="unknown", typefull="unknown", access="unknown")
+        self._args.update(pvname=pvname, type="unknown", typefull="unknown", access="unknown", monitor_delta=change)
 
         self._open_channel()
-        self._monitor = Monitor(self.chid, self._connection, dispatcher.lane("monitor"), self)
+        self._monitor = Monitor(self.chid, self._connection, dispatcher.lane("monitor"), self, change)
+        self._auto_monitor = monitored.events(self.chid, auto_monitor)
         self.callbacks = self._monitor.callbacks
         several = cast("list[Callable[..., object]]", callback) if isinstance(callback, list | tuple) else [callback]
         for each in several:
             if each is not None:
                 self._monitor.add(each, None, False, {})
         if self.callbacks:
-            self._monitor.open()
+            self._subscribe()
 
     def _open_channel(self) -> None:
         self.chid = self._args["chid"] = self.context.channel(self.pvname)
@@ -91,12 +93,13 @@ class PV(Writable, Readable):
             return f"<PV {self.pvname!r}: not connected>"
         return f"<PV {self.pvname!r}, count={self.count}, type={self.typefull}, access={self.access}>"
 
-    # ---- what the connection tells, on the metadata lane
+    # ---- what the connection tells, on the metadata lane; the monitor tells changes of the metadata
 
     def learned(self, info: Info, reading: Reading | None) -> None:
         self._info, self._has_metadata = info, False
         self._args.update(fields.of_info(info, self.form))
         self.ftype = self._args["ftype"]
+        self._choose_monitor()
         is_array = fields.is_array(info)
         if is_array:
             # Of an earlier connection.
@@ -111,7 +114,7 @@ class PV(Writable, Readable):
         self._tell_access()
         # After ophyd has added its own callback, which thereby gets the first update.
         if self._auto_monitor:
-            self._monitor.open()
+            self._subscribe()
         self._monitor.metadata_came()
 
     def went_down(self) -> None:
@@ -134,47 +137,14 @@ class PV(Writable, Readable):
             callbacks.run(callback, self.pvname, self._args["read_access"], self._args["write_access"], pv=self)
 
     def _refused_later(self, error: Exception) -> None:
-        logger.error("%s: refused by the server, and no caller waits for it: %s", self.pvname, error)
-
-    # ---- updates, on the monitor lane
-
-    def updated(self, reading: Reading | None) -> Fields:
-        """What callbacks are given: all fields, with those that the update brings."""
-        known = dict(self._args) if reading is None else self._learn_from(reading, newest=True, count=self._count)
-        known["char_value"] = text.of_fields(known)
-        if isinstance(known["value"], np.ndarray):
-            known["count"] = len(cast("fields.Array", known["value"]))
-        return known
+        for callback in list(self.refusal_callbacks):
+            callbacks.run(callback, self.pvname, error)
+        if not self.refusal_callbacks:
+            logger.error("%s: refused by the server, and no caller waits for it: %s", self.pvname, error)
 
     def metadata_changed(self) -> None:
         """Told on the metadata lane, as those of a new connection are."""
         self._dispatcher.get_thread_context("metadata").run(self._tell_metadata)
-
-    def add_callback(
-        self,
-        callback: Callable[..., object],
-        index: int | None = None,
-        run_now: bool = False,
-        with_ctrlvars: bool = True,
-        **kw: Any,
-    ) -> int:
-        """Call `callback(**fields, **kw, cb_info=(index, pv))` on the monitor lane for each update from now on.
-
-        Where a monitor runs already, `run_now` brings its last update first, in its turn. `with_ctrlvars` changes
-        nothing: the metadata are there before the first update.
-
-        Returns:
-            Its index, from 1; for `remove_callback`.
-        """
-        del with_ctrlvars
-        index = self._monitor.add(callback, index, run_now, kw)
-        self._monitor.open()
-        return index
-
-    def remove_callback(self, index: int | None = None) -> None:
-        """Call it no more; an index that is not in use changes nothing."""
-        if index is not None:
-            self.callbacks.pop(index, None)
 
     def clear_callbacks(self, with_access_callback: bool = True, with_connect_callback: bool = True) -> None:
         """Call nobody any more."""
@@ -184,42 +154,6 @@ class PV(Writable, Readable):
         if with_connect_callback:
             self.connection_callbacks.clear()
             self._metadata_callbacks.clear()
-
-    def run_callback(self, index: int) -> None:
-        """Call one callback with the last update, on this thread."""
-        self._monitor.run(index, self.updated(None))
-
-    def run_callbacks(self) -> None:
-        """Call every callback with the last update, on this thread."""
-        for index in list(self.callbacks):
-            self.run_callback(index)
-
-    @property
-    def auto_monitor(self) -> Any:
-        """Whether a monitor runs, or will when the PV connects."""
-        return bool(self._auto_monitor) or self._monitor.subscription is not None
-
-    @auto_monitor.setter
-    def auto_monitor(self, wanted: Any) -> None:
-        self._auto_monitor = wanted
-        if wanted:
-            self._monitor.open()
-        else:
-            self._monitor.close()
-
-    def clear_auto_monitor(self) -> None:
-        """End the monitor."""
-        self.auto_monitor = False
-
-    @property
-    def auto_monitor_mask(self) -> int | None:
-        """DBE_VALUE and DBE_ALARM of Channel Access where a monitor runs; no other mask can be chosen."""
-        return DBE_VALUE | DBE_ALARM if self._monitor.subscription is not None else None
-
-    @property
-    def dropped(self) -> int:
-        """How many updates of the running monitor nobody got, because callbacks were too slow."""
-        return self._monitor.dropped
 
     # ---- pyepics' words for what happens by itself
 
@@ -238,10 +172,6 @@ class PV(Writable, Readable):
 
     def force_read_access_rights(self) -> None:
         """Nothing has to be forced: the server tells each change."""
-
-    @property
-    def monitor_delta(self) -> None:
-        """Not supported: the record's MDEL decides."""
 
     @property
     def info(self) -> str | None:
@@ -265,5 +195,5 @@ class PV(Writable, Readable):
             self._open_channel()
             self._monitor.attach(self.chid, self._connection)
             if self.callbacks:
-                self._monitor.open()
+                self._subscribe()
             self.start()

@@ -11,7 +11,7 @@ from epicsrs_native import NotConnectedError
 from ophyd_epicsrs_sync._pv import fields
 
 if TYPE_CHECKING:
-    from epicsrs_native import Channel, Info, Reading
+    from epicsrs_native import Channel, Info, Metadata, Reading
     from ophyd_epicsrs_sync._dispatcher import Dispatcher
     from ophyd_epicsrs_sync._pv.connection import Connection
     from ophyd_epicsrs_sync._pv.fields import Fields
@@ -28,8 +28,9 @@ class State(ABC):
     _connection: Connection
     _monitor: Monitor
     _info: Info | None
-    # Whether this connection has brought metadata.
+    # Whether this connection has brought metadata, and the last that came.
     _has_metadata: bool
+    _metadata_known: Metadata | None
     # pyepics' words; set as a whole or by dict.update, so that every thread sees one reading's fields together.
     _args: Fields
 
@@ -58,8 +59,12 @@ class State(ABC):
             new["value"] = cast("fields.Array", new["value"])[:count]
         if not with_value:
             del new["value"]
-        if reading.metadata is not None:
-            self._args.update(fields.of_metadata(reading.metadata))
+        metadata = reading.metadata
+        if metadata is not None:
+            # Each update carries them, and they hardly ever change.
+            if metadata != self._metadata_known:
+                self._args.update(fields.of_metadata(metadata))
+                self._metadata_known = metadata
             self._has_metadata = True
         if newest:
             self._args.update(new)
