@@ -130,7 +130,7 @@ class _Delivery:
         self._target = target
         self._timeout = timeout
         self._progress = progress
-        self._last: Document = {}
+        self._times = np.zeros(1)
         self._streams: dict[str, str] = {}
         self._events: Counter[str] = Counter()
         self._documents = 0
@@ -181,17 +181,16 @@ class _Delivery:
         elif name in ("event", "event_page"):
             rows = len(doc["uid"]) if name == "event_page" else 1
             self._events[self._streams.get(doc["descriptor"], "primary")] += rows
-        if "time" in doc:
-            self._last = doc
+        if len(times := np.ravel(doc.get("time", ()))):
+            self._times = times
 
     def _stop(self) -> Document:
         """The end of a run that has none."""
-        times = np.ravel(self._last["time"])
         uid = self._reader.run_uid
         return {
             "uid": str(uuid.uuid5(_STOPS, f"{uid} {self._documents}")),
             "run_start": uid,
-            "time": float(times[-1]),
+            "time": float(self._times[-1]),
             "exit_status": "fail",
             "reason": "incomplete: the journal of this run has no stop document",
             "num_events": dict(self._events),
