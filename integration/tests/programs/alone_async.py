@@ -3,7 +3,8 @@
 All that has to be installed is ophyd-epicsrs-async and what it depends on.
 
 Usage: alone_async.py PREFIX
-PREFIX is that of the simulated beamline, which the EPICS_* variables lead to. Prints one line; ends with 0 if all is well.
+PREFIX is that of the simulated beamline, which the EPICS_* variables lead to. Prints one line; ends with 0 if all is
+well.
 """
 
 import sys
