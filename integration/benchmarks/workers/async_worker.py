@@ -56,6 +56,10 @@ class OphydAsync(Client):
 
     def monitor(self, pvs: Sequence[str], update: Update) -> Callable[[], None]:
         self.connect_all(pvs, CONNECT_LIMIT)
+        return self.subscribe(update)
+
+    def subscribe(self, update: Update) -> Callable[[], None]:
+        """Watch all that are connected; returns the call that ends it."""
 
         async def start() -> None:
             for signal in self.signals:
