@@ -6,6 +6,7 @@ the thousand signals of an areaDetector. Made without that, they are searched, r
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from importlib import import_module
@@ -22,10 +23,11 @@ _LAST_LOOK: Final = 0.01
 
 def together(wait_for_connection: Callable[..., Any]) -> Callable[..., Any]:
     """`Device.wait_for_connection`, that makes all lazy signals before it waits for the first."""
-    default: Any = import_module("ophyd.device").DEFAULT_CONNECTION_TIMEOUT
+    # A number of seconds in ophyd 1.9; then what stands for the device's own.
+    default: Any = inspect.signature(wait_for_connection).parameters["timeout"].default
 
     def wait_together(self: Any, all_signals: bool = False, timeout: Any = default) -> None:
-        if timeout is default:
+        if timeout is default and not isinstance(default, float):
             timeout = self.connection_timeout
         end = time.monotonic() + (math.inf if timeout is None else timeout)
         if all_signals:

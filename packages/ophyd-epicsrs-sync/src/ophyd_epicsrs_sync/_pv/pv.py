@@ -108,10 +108,11 @@ class PV(Writable, Monitored, Readable):
             self._learn_from(reading, newest=True, with_value=not is_array)
 
     def came_up(self) -> None:
-        # Metadata first: the notice of the connection that ophyd gives its users shows them.
+        # Metadata and rights first: the notice of the connection that ophyd gives its users shows them, and its
+        # EpicsSignalBase looks only then whether it has them.
         self._tell_metadata()
-        self._tell_connection(True)
         self._tell_access()
+        self._tell_connection(True)
         # After ophyd has added its own callback, which thereby gets the first update.
         if self._auto_monitor:
             self._subscribe()
