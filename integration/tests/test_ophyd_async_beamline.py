@@ -5,13 +5,16 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
 import h5py
 import ophyd_async.epics.core
 import pytest
-from ophyd_async.core import StaticFilenameProvider, StaticPathProvider, TriggerInfo, observe_value
+from bluesky import RunEngine
+from ophyd_async.core import StaticFilenameProvider, StaticPathProvider, TriggerInfo, init_devices, observe_value
 from ophyd_async.epics.motor import Motor, MotorLimitsError
 
-from deadline import Stopwatch, eventually
+from deadline import Stopwatch, eventually, until
 from epicsrs_beamline import Beamline
 from epicsrs_beamline.ophyd_async_devices import Camera, FlyCounter, FlyMode, Mode, PointDetector, SelfDescribing
 from epicsrs_native import NotConnectedError
@@ -193,6 +196,45 @@ def test_a_detector_writes_every_frame_to_its_file(beamline: Beamline, scheme: s
         assert len({frame.tobytes() for frame in data}) == 5
         numbers = file["/entry/instrument/NDAttributes/NDArrayUniqueId"][()].tolist()
         assert numbers == list(range(numbers[0], numbers[0] + 5))
+
+
+def test_motor_camera_and_a_device_with_its_command_work_in_one_scan(beamline: Beamline, tmp_path: Path) -> None:
+    loop = asyncio.new_event_loop()
+    loop.set_debug(True)
+    engine = RunEngine({}, call_returns_result=True, loop=loop)
+    documents: list[tuple[str, dict[str, Any]]] = []
+    engine.subscribe(lambda name, document: documents.append((name, document)))
+    provider = StaticPathProvider(StaticFilenameProvider("scan"), tmp_path)
+    with init_devices(timeout=LIMIT):
+        motor = Motor(beamline.pv("m1"))
+        camera = Camera("pva://" + beamline.pv("cam:"), provider)
+        described = SelfDescribing(beamline.pv("pvi:"), with_pvi=True)
+        went = ophyd_async.epics.core.epics_signal_r(str, beamline.pv("pvi:go"))
+
+    went_at: list[float] = []
+
+    def step(detectors: Any, motor: Any, step: float) -> Iterator[Any]:
+        yield from bps.mv(described.speed, step + 0.5)
+        yield from bps.trigger(described.go, wait=True)
+        # Not staged, so not from a monitor: its value does not change.
+        went_at.append((yield from bps.read(went))["went"]["timestamp"])
+        yield from bps.one_1d_step(detectors, motor, step)
+
+    result = engine(bp.scan([camera, described.speed], motor, 0.0, 1.0, 3, per_step=step))
+
+    loop.call_soon_threadsafe(loop.stop)
+    until(lambda: not loop.is_running())
+    assert [task for task in asyncio.all_tasks(loop) if not task.done()] == []
+    loop.close()
+    assert result.exit_status == "success"
+    events = [document for name, document in documents if name == "event"]
+    assert [event["data"]["motor"] for event in events] == pytest.approx([0.0, 0.5, 1.0])
+    assert [event["data"]["described-speed"] for event in events] == [0.5, 1.0, 1.5]
+    assert len(set(went_at)) == 3
+    assert max(document["indices"]["stop"] for name, document in documents if name == "stream_datum") == 3
+    (path,) = tmp_path.glob("*.h5")
+    with h5py.File(path) as file:
+        assert file["/entry/data/data"].shape == (3, 512, 512)
 
 
 def test_a_move_fails_when_the_ioc_is_killed_and_the_motor_goes_on_with_the_next_ioc(
