@@ -12,12 +12,15 @@ import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from ophyd_epicsrs_sync._control_layer import get_dispatcher
 from ophyd_epicsrs_sync._pv import PV
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Seconds for ophyd's own wait, which comes last and says what is missing.
+# Seconds without a signal that connects, after which ophyd's own wait goes on: it looks every 50 ms.
+_AWHILE: Final = 0.1
+# Seconds for that, at least: it says what is missing.
 _LAST_LOOK: Final = 0.01
 
 
@@ -35,9 +38,11 @@ def together(wait_for_connection: Callable[..., Any]) -> Callable[..., Any]:
         for walk in self.walk_signals(include_lazy=all_signals):
             if not isinstance(getattr(walk.item, "_read_pv", None), PV):
                 continue
-            left = end - time.monotonic()
+            left = max(end - time.monotonic(), 0.0)
+            # On the metadata lane nothing comes by itself.
+            most = left if get_dispatcher().lane("metadata").here else min(left, _AWHILE)
             try:
-                walk.item.wait_for_connection(timeout=None if timeout is None else max(left, 0.0))
+                walk.item.wait_for_connection(timeout=None if most == math.inf else most)
             except TimeoutError:
                 # The others had as long as this one.
                 break
