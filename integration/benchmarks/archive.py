@@ -10,7 +10,7 @@ from typing import Any
 
 from bench import Result
 from environments import OURS
-from row import Figure
+from row import Figure, fits
 from rows import rows
 from table import goal_words
 
@@ -38,6 +38,8 @@ class Archive:
             "measured": now,
             "asked_repetitions": repetitions,
             "quick": quick,
+            # Of the last minute, the benchmark's own included.
+            "load": round(os.getloadavg()[0], 1),
             "errors": result.errors,
             "figures": [_entry(result, figure) for figure in result.row.figures],
         }
@@ -49,10 +51,10 @@ class Archive:
         draft.replace(self._file)
 
 
-def read(file: Path) -> tuple[Entry, list[Entry]]:
-    """The machine and the rows of a file."""
+def read(file: Path, patterns: list[str]) -> tuple[Entry, list[Entry]]:
+    """The machine and the rows of a file, those whose names one of the patterns fits."""
     content = json.loads(file.read_text())
-    return content["machine"], list(content["rows"].values())
+    return content["machine"], [row for key, row in content["rows"].items() if fits(key, patterns)]
 
 
 def machine() -> Entry:

@@ -9,7 +9,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from archive import Entry, read
-from environments import OURS, RAW
+from environments import OURS, RAW, READY
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
@@ -23,10 +23,13 @@ STYLES: dict[str, dict[str, Any]] = {
     "pyepics": {"color": "#0072B2", "marker": "^"},
     "aioca": {"color": "#56B4E9", "marker": "v"},
     "p4p": {"color": "#CC79A7", "marker": "o"},
+    "caproto": {"color": "#009E73", "marker": "v"},
+    "stock": {"color": "#0072B2", "marker": "o"},
+    READY: {"color": "#777777", "marker": "d"},
 }
 # Lines of the row, so that equal figures do not hide each other.
-OFFSETS = {"pyepics": -0.14, "aioca": 0.14, "p4p": 0.14, "ophyd-epicsrs": -0.04}
-NAMES = {"raw": "raw socket (C)"}
+OFFSETS = {"pyepics": -0.14, "aioca": 0.14, "p4p": 0.14, "ophyd-epicsrs": -0.04, "caproto": 0.14}
+NAMES = {"raw": "raw socket (C)", "stock": "aioca and p4p"}
 EDGE = {"markeredgecolor": "white", "markeredgewidth": 0.6}
 MET, MISSED = "#009E73", "#D55E00"
 LINE = 0.235  # inches of each figure
@@ -53,7 +56,8 @@ def draw(rows: list[Entry], target: Path) -> None:
     axes.axvline(1, color="black", linewidth=1.4, zorder=2)
     for side in ("top", "left", "right"):
         axes.spines[side].set_visible(False)
-    figure.legend(handles=_legend(), loc="outside upper center", ncols=4, frameon=False, fontsize=8.5)
+    clients = {_style(client) for line in lines if not isinstance(line, str) for client in line["clients"]}
+    figure.legend(handles=_legend(clients), loc="outside upper center", ncols=4, frameon=False, fontsize=8.5)
     # No date and fixed ids: the same figures give the same file.
     mpl.rcParams["svg.hashsalt"] = "figures"
     figure.savefig(target, dpi=130, bbox_inches="tight", metadata={"Date": None} if target.suffix == ".svg" else None)
@@ -85,7 +89,7 @@ def _line(axes: Axes, y: int, figure: Entry) -> None:
     for client in figure["clients"]:
         ratio = _worse(figure, client) / ours
         if client != OURS and ratio > 0:
-            style = STYLES["raw" if client in RAW else client]
+            style = STYLES[_style(client)]
             height = y + OFFSETS.get(client, 0.0)
             axes.plot(_within(ratio), height, markersize=7.5, zorder=4, clip_on=False, **EDGE, **style)
     goal = figure["goal"]
@@ -116,7 +120,11 @@ def _label(figure: Entry) -> str:
     return f"{figure['title']}: {number(figure['clients'][OURS]['median'])} {figure['unit']}".rstrip()
 
 
-def _legend() -> list[Line2D]:
+def _style(client: str) -> str:
+    return "raw" if client in RAW else client
+
+
+def _legend(clients: set[str]) -> list[Line2D]:
     def entry(label: str, **style: Any) -> Line2D:
         return Line2D([], [], linestyle="none", label=label, markersize=7, **style)
 
@@ -124,7 +132,7 @@ def _legend() -> list[Line2D]:
         Line2D([], [], color="black", linewidth=1.4, label="epicsrs (its figure stands at the left)"),
         entry("goal, met", color=MET, marker="|", markeredgewidth=3),
         entry("goal, missed (left of the line)", color=MISSED, marker="|", markeredgewidth=3),
-        *(entry(NAMES.get(client, client), **EDGE, **style) for client, style in STYLES.items()),
+        *(entry(NAMES.get(client, client), **EDGE, **style) for client, style in STYLES.items() if client in clients),
     ]
 
 
@@ -133,8 +141,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("figures", type=Path, help="what run.py --json wrote")
     parser.add_argument("picture", type=Path, help="SVG or PNG, by its name")
+    parser.add_argument("--rows", nargs="+", default=["*"], metavar="ROW", help="rows by name or pattern: 'ophyd_*'")
     options = parser.parse_args()
-    draw(read(options.figures)[1], options.picture)
+    draw(read(options.figures, options.rows)[1], options.picture)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from environments import OURS
 from row import HEADINGS
 from table import number
 
+# Load averages up to this come from the benchmark itself.
+BUSY = 3.0
 # What lies between them is replaced.
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
@@ -32,7 +34,9 @@ def _provenance(machine: Entry, rows: list[Entry]) -> str:
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, Python {machine['python']}"
     short = [row for row in rows if row["quick"]]
     warning = f" {len(short)} of {len(rows)} rows come from a short run and say little." if short else ""
-    return f"Measured {when} on {where}.{warning}"
+    load = max(row.get("load", 0.0) for row in rows)
+    busy = f" Other programs ran meanwhile: the load average was up to {load:g}." if load > BUSY else ""
+    return f"Measured {when} on {where}.{busy}{warning}"
 
 
 def _table(rows: list[Entry]) -> str:
@@ -78,8 +82,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("figures", type=Path, help="what run.py --json wrote")
     parser.add_argument("page", type=Path, help=f"a Markdown file with {BEGIN} and {END}")
+    parser.add_argument("--rows", nargs="+", default=["*"], metavar="ROW", help="rows by name or pattern: 'ophyd_*'")
     options = parser.parse_args()
-    text = page(options.page.read_text(), *read(options.figures), options.page.with_suffix(".svg").name)
+    figures = read(options.figures, options.rows)
+    text = page(options.page.read_text(), *figures, options.page.with_suffix(".svg").name)
     options.page.write_text(text)
 
 

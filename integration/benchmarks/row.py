@@ -1,5 +1,7 @@
 """What a row of the table is."""
 
+import fnmatch
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +17,11 @@ HEADINGS = {
 }
 PEERS_CA = ("ophyd-epicsrs", "pyepics", "aioca")
 PEERS_PVA = ("ophyd-epicsrs", "p4p")
+
+
+def fits(key: str, patterns: Iterable[str]) -> bool:
+    """Whether a row is one of those that are named, by their keys or by patterns: ``pva_*``."""
+    return any(fnmatch.fnmatch(key, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True)

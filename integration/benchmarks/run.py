@@ -1,7 +1,6 @@
 """Compare epicsrs with its peers: ``uv run integration/benchmarks/run.py``."""
 
 import argparse
-import fnmatch
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from archive import Archive
 from bench import Result, measure
 from process import WorkerProcess
 from records import ARRAY, ARRAY_SIZE, database
-from row import Row
+from row import Row, fits
 from rows import rows
 from table import show
 
@@ -68,7 +67,7 @@ def _options() -> argparse.Namespace:
 
 
 def _chosen(known: list[Row], patterns: list[str]) -> list[Row]:
-    chosen = [row for row in known if any(fnmatch.fnmatch(row.key, pattern) for pattern in patterns)]
+    chosen = [row for row in known if fits(row.key, patterns)]
     if not chosen:
         raise SystemExit(f"no such row; there are: {' '.join(row.key for row in known)}")
     return chosen
