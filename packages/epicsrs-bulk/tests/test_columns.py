@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from epicsrs_bulk import Column
 
@@ -15,35 +18,63 @@ def column(**options: Any) -> Column:
     return Column("BL:I0", "i0", **options)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("seed", range(25))
-def test_a_column_is_the_slice_then_the_fill_and_valid_says_which(dtype: Any, seed: int) -> None:
-    """Over random lengths, offsets and strides, for every dtype."""
-    random = np.random.default_rng(seed)
-    waveform = random.integers(0, 2, random.integers(0, 60)).astype(dtype)
-    offset, stride, rows = (int(random.integers(low, high)) for low, high in ((0, 9), (1, 6), (0, 40)))
+@settings(max_examples=100, deadline=None)
+@given(
+    waveform=st.sampled_from(DTYPES).flatmap(lambda dtype: arrays(dtype, st.integers(0, 60))),
+    offset=st.integers(0, 9),
+    stride=st.integers(1, 6),
+    rows=st.integers(0, 40),
+)
+def test_a_column_is_the_slice_then_the_fill_and_valid_says_which(
+    waveform: Any, offset: int, stride: int, rows: int
+) -> None:
+    """Of every value of every dtype, NaN and infinities among them."""
+    dtype = waveform.dtype.type
     wanted = column(dtype=dtype, offset=offset, stride=stride, fill=1)
 
     values, valid = wanted.build(waveform, rows)
 
     measured = [waveform[i] for i in range(offset, len(waveform), stride)][:rows]
+    expected = np.array([*measured, *[dtype(1)] * (rows - len(measured))], dtype)
     assert values.dtype == dtype and valid.dtype == np.bool_
-    assert values.tolist() == measured + [dtype(1)] * (rows - len(measured))
+    assert np.array_equal(values, expected, equal_nan=waveform.dtype.kind == "f")
     assert valid.tolist() == [True] * len(measured) + [False] * (rows - len(measured))
     assert wanted.rows(waveform) == len(range(offset, len(waveform), stride))
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_every_value_of_a_number_type_goes_through_unchanged(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    for dtype in (np.int8, np.int16, np.int32, np.int64, np.uint16, np.uint64):
-        limits = np.iinfo(dtype)
-        waveform = random.integers(limits.min, limits.max, 50, dtype, endpoint=True)
-        values, _ = column(dtype=dtype, fill=0).build(waveform, 50)
-        assert values.tolist() == waveform.tolist()
-    waveform = random.normal(size=50) * 10.0 ** random.integers(-300, 300, 50)
-    values, _ = column().build(waveform, 50)
-    assert values.tolist() == waveform.tolist()
+@settings(max_examples=100, deadline=None)
+@given(
+    waveform=st.sampled_from(DTYPES).flatmap(lambda dtype: arrays(dtype, st.integers(1, 5))),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_another_dtype_holds_the_same_values_or_the_column_is_refused(waveform: Any, dtype: Any) -> None:
+    """Integers and booleans exactly; a float rounds, and is not made infinite."""
+    with np.errstate(all="ignore"):
+        if np.dtype(dtype).kind == "f":
+            held = not (np.isinf(waveform.astype(dtype)) & np.isfinite(waveform)).any()
+        else:
+            held = all(
+                not math.isnan(value) and value == dtype(value) for value in waveform.tolist() if _fits(value, dtype)
+            )
+            held = held and all(_fits(value, dtype) for value in waveform.tolist())
+
+    if held:
+        values, _ = column(dtype=dtype, fill=0).build(waveform, len(waveform))
+        rounded = [float(dtype(value)) for value in waveform.tolist()]
+        assert np.array_equal(values.astype(np.float64), rounded, equal_nan=True)
+        if np.dtype(dtype).kind != "f":
+            assert [int(value) for value in values.tolist()] == [int(value) for value in waveform.tolist()]
+    else:
+        with pytest.raises(ValueError, match=r"BL:I0: row \d+ is .*, which .* does not hold"):
+            column(dtype=dtype, fill=0).build(waveform, len(waveform))
+
+
+def _fits(value: float, dtype: Any) -> bool:
+    """Whether a value is within the range of an integer dtype."""
+    if dtype is np.bool_:
+        return value in (0, 1)
+    limits = np.iinfo(dtype)
+    return math.isfinite(value) and limits.min <= value <= limits.max
 
 
 def test_whole_floats_go_into_integers() -> None:

@@ -6,6 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.special import lambertw
 
 from epicsrs_bulk import Corrected, icr_ocr, nonparalyzable, paralyzable, xspress3
 
@@ -53,6 +57,19 @@ def test_what_a_detector_loses_comes_back(correct: Callable[..., Corrected], det
 
     assert valid.all()
     assert value == pytest.approx(true, rel=1e-9, abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.float64, st.integers(1, 20), elements=st.floats(0.0, 0.99999 / math.e)), st.floats(1e-12, 1e-3))
+def test_the_root_is_that_of_lamberts_w(product: Any, tau: float) -> None:
+    """N tau = -W0(-m tau); near the peak half of the digits are lost by nature."""
+    value, valid = paralyzable(product / tau, tau)
+
+    wanted = -lambertw(-(product / tau * tau)).real
+    assert valid.all()
+    assert value * tau == pytest.approx(wanted, rel=1e-7, abs=1e-14)
+    away = wanted < 0.9
+    assert (value * tau)[away] == pytest.approx(wanted[away], rel=1e-12, abs=1e-14)
 
 
 def test_the_root_fulfils_its_equation_up_to_the_peak() -> None:
