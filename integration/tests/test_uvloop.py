@@ -46,4 +46,4 @@ def test_calls_monitors_and_cancellation_work_under_uvloop(ioc: Ioc) -> None:
 
     said = run([sys.executable, str(PROGRAM), *pvs], **NETWORK.client(SLOT), PYTHONPATH=path)
 
-    assert said.splitlines() == ["uvloop", *["1000 gets, put 1.5, 3 updates, cancelled"] * 2]
+    assert said.splitlines() == ["uvloop", *["1000 gets, put 1.5, 3 updates, cancelled", "set and saw 2.5"] * 2]

@@ -192,6 +192,17 @@ def test_a_long_string_beside_its_record_type(ioc, run):
     run(main())
 
 
+def test_a_long_string_record_takes_text_by_either_protocol(ioc, run, protocol):
+    async def main():
+        signal = epicsrs_signal_rw(str, ioc.pv("put_lso", protocol))
+        await signal.connect()
+        for text in ("short", ""):
+            await signal.set(text)
+            assert await signal.get_value() == text
+
+    run(main())
+
+
 def test_severities_and_the_time_of_a_record_that_never_processed(ioc, run, protocol):
     async def main():
         readings = {}

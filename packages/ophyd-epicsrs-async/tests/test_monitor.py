@@ -12,6 +12,7 @@ from ophyd_async.core import NotConnectedError, observe_value
 
 from deadline import eventually, until
 from epicsrs_native import get_context
+from footprint import threads
 from ophyd_epicsrs_async import EpicsRsSignalBackend, epicsrs_signal_rw
 
 
@@ -158,6 +159,52 @@ def test_every_update_is_kept_while_the_loop_is_busy(ioc, run, protocol):
         backend.set_callback(None)
         # A pvAccess server may merge updates of its own accord; their order stays.
         assert values[1:] == (list(range(1000, 2000)) if protocol == "ca" else sorted(values[1:]))
+
+    run(main())
+
+
+@pytest.mark.slow
+def test_20000_updates_of_a_loop_that_is_held_all_come(ioc, run, protocol):
+    async def main():
+        backend = await connected(ioc.pv("stream", protocol))
+        await backend.put(0)
+        values: list[int] = []
+        backend.set_callback(lambda reading: values.append(reading["value"]))
+        await eventually(lambda: values)
+        other = get_context().channel(ioc.pv("stream", "ca"))
+        with loop_held_until_it_came(ioc.pv("stream", protocol), 29_999):
+            for value in range(10_000, 30_000):
+                other.put(value)
+        await eventually(lambda: values[-1] == 29_999, 30.0)
+        other.close()
+        assert backend.dropped == 0
+        backend.set_callback(None)
+        if protocol == "ca":
+            assert values[1:] == list(range(10_000, 30_000))
+        else:
+            # What the server merged of its own accord.
+            assert len(values[1:]) >= 19_977
+            assert values[1:] == sorted(values[1:])
+
+    run(main())
+
+
+def test_many_monitors_add_no_thread(ioc, run, protocol):
+    names = [f"{record}.{field}" for record in ("count", "slow", "motor") for field in "ABCDEFGHIJKLMNOPQRSTU"]
+
+    async def main():
+        first = await connected(ioc.pv("float", protocol), float)
+        readings: list[Any] = []
+        first.set_callback(readings.append)
+        await eventually(lambda: readings)
+        before = threads()
+        backends = await asyncio.gather(*(connected(ioc.pv(name, protocol), float) for name in names))
+        for backend in backends:
+            backend.set_callback(readings.append)
+        await eventually(lambda: len(readings) > len(names))
+        assert threads() == before
+        for backend in (first, *backends):
+            backend.set_callback(None)
 
     run(main())
 
