@@ -17,8 +17,8 @@ from ophyd_epicsrs_sync import use_epicsrs
 use_epicsrs()
 
 import bluesky.plan_stubs as bps  # noqa: E402
-import bluesky.plans as bp  # noqa: E402
 from bluesky import RunEngine  # noqa: E402
+from bluesky.preprocessors import run_decorator  # noqa: E402
 from ophyd import EpicsSignal, EpicsSignalRO  # noqa: E402
 from ophyd_async.core import init_devices  # noqa: E402
 
@@ -57,51 +57,55 @@ def footprint() -> tuple[int, int, int, float]:
 
 
 def scan(prefix: str, number: int) -> None:
-    """Either kind of device moves, both read, over both protocols; and both watch."""
+    """Either kind of device moves, both are read over both protocols, and both watch."""
     pv = f"{prefix}put_double"
     legacy = EpicsSignal(pv, name="legacy", put_complete=True)
     legacy_pva = EpicsSignalRO(f"pva://{pv}", name="legacy_pva")
+    legacy_watch = EpicsSignalRO(f"pva://{pv}", name="legacy_watch")
     with init_devices(timeout=TIMEOUT):
         modern = epicsrs_signal_rw(float, pv, name="modern")
         modern_pva = epicsrs_signal_r(float, f"pva://{pv}", name="modern_pva")
-    for signal in (legacy, legacy_pva):
+        modern_watch = epicsrs_signal_r(float, pv, name="modern_watch")
+    for signal in (legacy, legacy_pva, legacy_watch):
         signal.wait_for_connection(timeout=TIMEOUT)
+    readers = [legacy, legacy_pva, modern, modern_pva]
     mover = legacy if number % 2 else modern
-    first = float(number)
+    expected = [float(number + step) for step in range(POINTS)]
     watched: dict[str, list[float]] = {"legacy": [], "modern": []}
 
     def watch_legacy(value: float, **_: object) -> None:
         watched["legacy"].append(value)
 
     def watch_modern(reading: dict[str, Any]) -> None:
-        watched["modern"].append(reading["modern"]["value"])
+        watched["modern"].append(reading["modern_watch"]["value"])
 
+    @run_decorator()
     def plan() -> Any:
-        yield from bps.abs_set(mover, first - 1.0, wait=True)
-        legacy.subscribe(watch_legacy)
-        modern.subscribe_reading(watch_modern)
-        yield from bps.rd(modern)  # its monitor has come
-        yield from bp.scan([legacy, legacy_pva, modern, modern_pva], mover, first, first + POINTS - 1.0, POINTS)
-        modern.clear_sub(watch_modern)
+        yield from bps.mv(mover, number - 1.0)
+        legacy_watch.subscribe(watch_legacy)
+        modern_watch.subscribe_reading(watch_modern)
+        end = time.monotonic() + TIMEOUT
+        while not all(watched.values()):
+            assert time.monotonic() < end, watched
+            yield from bps.sleep(0.001)
+        for value in expected:
+            yield from bps.mv(mover, value)
+            yield from bps.trigger_and_read(readers)
+        while any(values[-1] != expected[-1] for values in watched.values()):
+            assert time.monotonic() < end, watched
+            yield from bps.sleep(0.001)
+        modern_watch.clear_sub(watch_modern)
 
     documents.clear()
     engine(plan())
-    expected = [first + step for step in range(POINTS)]
-    for name in ("legacy", "legacy_pva", "modern", "modern_pva"):
-        assert [event["data"][name] for event in documents] == expected, (name, documents)
-    end = time.monotonic() + TIMEOUT
-    while any(values[-1:] != expected[-1:] for values in watched.values()):
-        assert time.monotonic() < end, watched
-        time.sleep(0.001)
+    for reader in readers:
+        assert [event["data"][reader.name] for event in documents] == expected, (reader.name, documents)
     for values in watched.values():
-        # ophyd tells what it has put as well.
-        assert [value for value, before in zip(values, [None, *values], strict=False) if value != before] == [
-            first - 1.0,
-            *expected,
-        ], watched
+        changes = [value for value, before in zip(values, [None, *values], strict=False) if value != before]
+        assert changes == [number - 1.0, *expected], watched
     assert set(circuits().values()) <= {0, 1}, circuits()
-    legacy.destroy()
-    legacy_pva.destroy()
+    for signal in (legacy, legacy_pva, legacy_watch):
+        signal.destroy()
 
 
 scans = 0
