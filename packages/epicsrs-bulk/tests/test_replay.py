@@ -340,3 +340,12 @@ def test_the_command_is_installed_and_names_a_folder_that_is_not_there(tmp_path:
 
     assert done.returncode == 1
     assert done.stderr.startswith(f"epicsrs-bulk: {tmp_path}/nowhere: ")
+
+
+def test_the_page_about_journals_does_what_it_says(tmp_path: Path) -> None:
+    follow = [sys.executable, str(Path(__file__).parent / "programs/follow.py"), "replay-a-journal.md"]
+
+    done = subprocess.run(follow, cwd=tmp_path, capture_output=True, text=True, timeout=120.0, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list((tmp_path / "runs").glob("*.jsonl"))) == len(list((tmp_path / "journal").glob("*.delivered"))) == 2
