@@ -19,19 +19,17 @@ STATUSES: Final[tuple[str, ...]] = (
 _KINDS: Final = ("NO_ALARM", "STATE", "COMM", "SOFT", "LINK", "BAD_SUB", "UDF", "READ_ACCESS")
 
 
-def severity(reading: Reading) -> int | None:
-    """0 to 3; pvAccess's 4, undefined, counts as INVALID."""
-    return None if reading.severity is None else min(reading.severity, SEVERITIES.index("INVALID"))
+INVALID: Final = SEVERITIES.index("INVALID")
 
 
-def status(reading: Reading, protocol: str) -> int | None:
-    """The Channel Access alarm status of a reading of either protocol.
+def status(reading: Reading) -> int | None:
+    """The Channel Access alarm status of a reading of pvAccess.
 
-    Over pvAccess an IOC of EPICS Base names the status in the alarm's message; where another server says something
-    else, its kind of alarm is translated.
+    An IOC of EPICS Base names the status in the alarm's message; where another server says something else, its kind of
+    alarm is translated.
     """
-    if reading.status is None or protocol == "ca":
-        return reading.status
+    if reading.status is None:
+        return None
     if reading.message in STATUSES:
         return STATUSES.index(reading.message)
     kind = _KINDS[reading.status] if reading.status < len(_KINDS) else "SOFT"

@@ -127,22 +127,22 @@ def of_access(readable: bool | None, writable: bool | None) -> Fields:
     return {"read_access": read, "write_access": write, "access": words[read + 2 * write]}
 
 
-def of_reading(reading: Reading, protocol: str) -> Fields:
-    """Value, alarm and time. What the server does not say is left out: pyepics' users take 0.0 for a time."""
-    fields: Fields = {"value": of_value(reading.value)}
-    if reading.severity is not None:
-        fields["severity"] = alarm.severity(reading)
-        fields["status"] = alarm.status(reading, protocol)
-    if reading.timestamp_ns is not None:
+def of_reading(reading: Reading, protocol: str, fields: Fields) -> Fields:
+    """These fields with value, alarm and time. What the server does not say is left as it is."""
+    value, severity, timestamp = reading.value, reading.severity, reading.timestamp_ns
+    fields["value"] = value if type(value) is float else of_value(value)
+    if severity is not None:
+        # pvAccess's 4, undefined, counts as INVALID.
+        fields["severity"] = severity if severity < alarm.INVALID else alarm.INVALID
+        fields["status"] = reading.status if protocol == "ca" else alarm.status(reading)
+    if timestamp is not None:
         fields["timestamp"] = reading.timestamp
-        fields["posixseconds"], fields["nanoseconds"] = divmod(reading.timestamp_ns, NANOSECONDS)
+        fields["posixseconds"], fields["nanoseconds"] = divmod(timestamp, NANOSECONDS)
     return fields
 
 
 def of_value(value: object) -> Any:
     """Enums by their plain index; an array of strings as a numpy array."""
-    if type(value) is float:
-        return value
     if isinstance(value, list):
         items = cast("list[Any]", value)
         return np.array(items, dtype=str) if all(isinstance(item, str) for item in items) else items

@@ -81,6 +81,7 @@ class PV(Writable, Monitored, Readable):
 
     def _open_channel(self) -> None:
         self.chid = self._args["chid"] = self.context.channel(self.pvname)
+        self._protocol = self.chid.protocol
         self._connection = Connection(self.chid, self._dispatcher.lane("metadata"), self)
 
     def start(self) -> None:

@@ -83,27 +83,28 @@ class Readable(Attributes):
             RemoteError: The server refused.
         """
         form = form or self.form
-        end = None if timeout is None else time.monotonic() + timeout
-        if not self.wait_for_connection(timeout):
-            return None
-        left = None if end is None else max(end - time.monotonic(), 0.0)
-        cached = use_monitor and self._monitor.delivered and form == self.form and not with_ctrlvars
-        everything = cached or with_ctrlvars or not self._has_metadata
         try:
-            if cached:
-                known = self._last_update(left)
+            if use_monitor and form == self.form and not with_ctrlvars and self._monitor.delivered:
+                told = known = self._last_update(timeout)
             else:
+                end = None if timeout is None else time.monotonic() + timeout
+                if not self.wait_for_connection(timeout):
+                    return None
+                everything = with_ctrlvars or not self._has_metadata
+                left = None if end is None else max(end - time.monotonic(), 0.0)
                 known = self._read("ctrl" if with_ctrlvars else form, count or self._count, left)
+                told = known if everything else {name: known[name] for name in fields.brought(form, self.form)}
         except ReplyTimeoutError:
             return None
-        known["value"] = self._as_asked(known, count or self._count, as_string, as_numpy)
-        told = known if everything else {name: known[name] for name in fields.brought(form, self.form)}
+        if as_string or isinstance(known["value"], np.ndarray):
+            told["value"] = self._as_asked(known, count or self._count, as_string, as_numpy)
         return SimpleNamespace(**told) if as_namespace else told
 
     def _last_update(self, timeout: float | None) -> Fields:
-        # Native has it before the callbacks: what a put has changed when it is finished is read after it.
-        reading = self.chid.get(form="ctrl", cached=True, timeout=timeout)
-        return {**self._args, **fields.of_metadata(reading.metadata), **fields.of_reading(reading, self.chid.protocol)}
+        # Native has it before the callbacks: what a put has changed when it is finished is read after it. The metadata
+        # are those that came before.
+        reading = self.chid.get(cached=True, timeout=timeout)
+        return fields.of_reading(reading, self._protocol, self._args.copy())
 
     def _read(self, form: str, count: int | None, timeout: float | None) -> Fields:
         # Metadata that could not be read when it connected come with the first reading.

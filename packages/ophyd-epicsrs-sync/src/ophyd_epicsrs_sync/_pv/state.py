@@ -24,6 +24,7 @@ class State(ABC):
     pvname: str
     form: str
     chid: Channel
+    _protocol: str
     _dispatcher: Dispatcher
     _connection: Connection
     _monitor: Monitor
@@ -54,7 +55,7 @@ class State(ABC):
 
         Without `with_value`, the reading was asked for the rest only. At most `count` elements of an array are kept.
         """
-        new = fields.of_reading(reading, self.chid.protocol)
+        new = fields.of_reading(reading, self._protocol, {})
         if isinstance(new["value"], np.ndarray):
             new["value"] = cast("fields.Array", new["value"])[:count]
         if not with_value:
