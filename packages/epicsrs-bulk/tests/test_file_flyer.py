@@ -1,8 +1,12 @@
 """Flyers whose rows go into HDF5 files, under a RunEngine: the file, its documents, and what can go wrong with it."""
 
+import json
 import logging
 import os
 import resource
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -353,6 +357,32 @@ def test_an_interrupted_run_keeps_what_was_measured_once(
     assert indices(documents) == [(0, 3)]
     assert read(documents)["i0"].tolist() == [1.5, 2.5, 3.5]
     assert documents.of("stop")[0]["num_events"] == {"primary": 3}
+
+
+def test_ctrl_c_keeps_what_was_measured_once(board: Ioc, tmp_path: Path) -> None:
+    program = Path(__file__).parent / "programs/interrupted_flight.py"
+    log = tmp_path / "log.txt"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-u", program, board.prefix, tmp_path], stdout=output, stderr=output
+        )
+        try:
+            until(lambda: "flying" in log.read_text() or process.poll() is not None, 60.0)
+            until(lambda: filled(board))
+            process.send_signal(signal.SIGINT)
+            until(lambda: "deferred pause" in log.read_text() or process.poll() is not None, 20.0)
+            # bluesky counts those only that come at a man's pace.
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.3)
+            process.send_signal(signal.SIGINT)
+            process.wait(30.0)
+        finally:
+            process.kill()
+
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith("{"), log.read_text()
+    # Of one column, its validity, and the same of the times.
+    assert json.loads(last) == {"rows": [1.5, 2.5, 3.5], "datums": 4, "disarmed": True, "exit": "abort"}
 
 
 def test_a_resumed_plan_goes_on_in_the_same_file(

@@ -10,10 +10,11 @@ import h5py
 import pytest
 from bluesky import RunEngine
 from bluesky.protocols import EventPageCollectable, Flyable, WritesStreamAssets
+from bluesky.utils import FailedStatus
 
-from deadline import until
+from deadline import Stopwatch, until
 from epicsrs_bulk import Column, FlightDataError, FlightStoppedError, FlightTimeoutError, GrowingFlyer
-from ioc import Ioc
+from ioc import NETWORK, Ioc
 
 Fill = Callable[..., None]
 Run = Callable[..., Any]
@@ -216,6 +217,39 @@ def test_a_value_that_the_column_does_not_hold_breaks_the_flight_off(
 
     assert f"{board.pv('growing_too')}: row 1 is 0.5, which int64 does not hold" in str(error)
     assert board.channel("abort").get().value == 1
+
+
+def test_rows_from_before_an_ioc_has_died_are_in_the_file(
+    device: Device, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, engine: RunEngine, documents: Any
+) -> None:
+    mortal = Ioc(NETWORK.iocs[2], tmp_path_factory.mktemp("mortal"), [Path(__file__).parent / "records.db"])
+    mortal.start()
+    growing, busy = mortal.channel("growing"), mortal.pv("manual_busy")
+    growing.put([])
+    flyer = device(
+        columns=[Column(growing.pv, "x")],
+        start=[(busy, 1)],
+        done=(busy, "Done"),
+        disarm=[(mortal.pv("abort"), 1)],
+        timeout=2.0,
+        io_timeout=1.0,
+        stop_timeout=0.5,
+    ).stored_in(tmp_path)
+
+    def write() -> None:
+        growing.put([1.0, 2.0, 3.0])
+        until(lambda: documents.of("stream_datum"), 10.0)
+        mortal.kill()
+
+    watch = Stopwatch()
+    with pytest.raises(FailedStatus) as caught:
+        engine(plan_of(flyer, write), documents.keep)
+
+    assert watch.elapsed < 15.0
+    assert type(caught.value.__cause__) is FlightTimeoutError and "disconnected" in str(caught.value.__cause__)
+    assert {tuple(doc["indices"].values()) for doc in documents.of("stream_datum")} == {(0, 3)}
+    with h5py.File(flyer.path) as file:
+        assert file["x"][:].tolist() == [1.0, 2.0, 3.0]
 
 
 def test_an_end_that_does_not_come_is_a_timeout(board: Ioc, device: Device, run: Run) -> None:
