@@ -524,11 +524,23 @@ def test_targets_are_targets(tmp_path: Path) -> None:
         assert isinstance(target, Target)
 
 
-def test_a_forked_child_does_not_write_with_its_parents_sink(sink: Make) -> None:
+def test_a_forked_child_neither_writes_nor_holds_its_parents_journals(sink: Make, journal: Path) -> None:
     taker, run = sink(Store()), Run()
     feed(taker, [run.start, run.descriptor])
+    ready, stay = os.pipe(), os.pipe()
 
     if (child := os.fork()) == 0:
-        os._exit(0 if _raises(SinkError, lambda: taker(*run.stop)) else 1)
+        refused = _raises(SinkError, lambda: taker(*run.stop))
+        os.write(ready[1], b"x")
+        os.close(stay[1])
+        os.read(stay[0], 1)
+        os._exit(0 if refused else 1)
+    os.read(ready[0], 1)
+    taker.close()
+    report = replay(journal, Store())
+    os.close(stay[1])
+
     assert os.waitpid(child, 0)[1] == 0
-    taker(*run.stop)
+    assert report.ok and report.count("delivered") == 1
+    for end in (*ready, stay[0]):
+        os.close(end)

@@ -10,6 +10,7 @@ import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
+from weakref import WeakSet
 
 from epicsrs_bulk._journal_encoding import legible, pack, unpack
 from epicsrs_bulk._sink_errors import DocumentError, JournalError
@@ -33,6 +34,18 @@ _LONGEST = 2**32 - 1
 _SYNCED = frozenset({"descriptor", "event_page", "datum_page", "stream_resource", "stop"})
 # Seconds for which documents of other kinds may be on their way from the operating system to the disk.
 _SYNC_INTERVAL = 1.0
+
+
+_journals: WeakSet[Journal] = WeakSet()
+
+
+def _close_in_child() -> None:
+    """A child that outlives its parent does not hold the locks of journals that it never writes."""
+    for journal in list(_journals):
+        journal.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 class Journal:
@@ -60,6 +73,7 @@ class Journal:
         self._synced = 0.0
         self._size = len(_MAGIC)
         self.made = False
+        _journals.add(self)
 
     def open(self) -> None:
         """Make the file.

@@ -64,7 +64,7 @@ class Runs(Generic[R]):
         if name not in _BELONGS_TO:
             raise DocumentError(f"{name!r} is no kind of document that belongs to a run")
         for key in _BELONGS_TO[name]:
-            if (run := self._runs.get(doc.get(key, ""))) is not None:
+            if (run := self._runs.get(str(doc.get(key, "")))) is not None:
                 break
         else:
             told = ", ".join(f"{key} {doc.get(key)!r}" for key in _BELONGS_TO[name])
