@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import queue
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -235,6 +237,28 @@ def test_shutdown_is_refused_as_long_as_a_pv_lives(ioc: Ioc) -> None:
     del pv
     gc.collect()
     assert compat.get_ca_context().is_unused()
+
+
+SHUTDOWN = """
+import sys
+from epicsrs_native import compat
+
+context = compat.get_ca_context()
+before = context.bulk_caget(sys.argv[1:])
+compat.shutdown_all()
+assert context.bulk_caget(sys.argv[1:]) == before
+pv = context.create_pv(sys.argv[1])
+print(before[sys.argv[1]], pv.wait_for_connection(5.0))
+"""
+
+
+def test_after_shutdown_a_call_opens_a_fresh_client(ioc: Ioc) -> None:
+    """In a process of its own, for the client of this one stays."""
+    command = [sys.executable, "-c", SHUTDOWN, ioc.prefix + "double", ioc.prefix + "choice"]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30.0, check=False)
+
+    assert (done.stdout, done.returncode) == ("3.25 True\n", 0), done.stderr
 
 
 def test_what_is_the_same_for_all_is_here_too() -> None:
