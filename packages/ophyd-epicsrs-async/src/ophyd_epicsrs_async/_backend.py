@@ -1,10 +1,8 @@
 """The signal backends: ophyd-async's SignalBackend over native channels."""
 
-import asyncio
 import os
 import time
-from collections.abc import Awaitable
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar
 
 from bluesky.protocols import Reading
 from event_model import DataKey
@@ -12,6 +10,7 @@ from ophyd_async.core import Callback, NotConnectedError, SignalBackend, SignalD
 from ophyd_async.epics.core import EpicsOptions
 
 import epicsrs_native
+from epicsrs_native import Operation
 
 from ._address import Address, Protocol, parse_pv
 from ._channels import Channels
@@ -213,9 +212,7 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
             raise NotConnectedError(f"{address}: connect() has not read a value to write back")
         return self._initial[address]
 
-    def _get(
-        self, address: Address, form: Literal["value", "time", "ctrl"]
-    ) -> epicsrs_native.Operation[epicsrs_native.Reading]:
+    def _get(self, address: Address, form: Literal["value", "time", "ctrl"]) -> Operation[epicsrs_native.Reading]:
         return self._channels[address].get_async(form=form, timeout=None)
 
 
@@ -231,13 +228,15 @@ class EpicsRsPvaSignalBackend(EpicsRsSignalBackend[SignalDatatypeT]):
     default_protocol = "pva"
 
 
-async def _both(first: Awaitable[T], second: Awaitable[U]) -> tuple[T, U]:
-    """Both answers; each is awaited whatever the other is, so that no exception stays unseen."""
-    answers = await asyncio.gather(first, second, return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return cast("tuple[T, U]", tuple(answers))
+async def _both(first: Operation[T], second: Operation[U]) -> tuple[T, U]:
+    """Both answers; where one fails, the other is given up."""
+    try:
+        return await first, await second
+    finally:
+        for operation in (first, second):
+            # What nobody looks at, asyncio reports.
+            if not operation.cancel() and not operation.cancelled():
+                operation.exception()
 
 
 def _reading(converter: Converter, reading: epicsrs_native.Reading) -> Reading[Any]:

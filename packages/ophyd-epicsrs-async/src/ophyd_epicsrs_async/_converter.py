@@ -1,7 +1,7 @@
 """A signal's datatype against what its PVs carry: whether they go together, and how values are read and written."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any, cast, get_args, get_origin
 
@@ -30,7 +30,7 @@ def _same(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Converter:
     """How values of one signal are read from and written to its PVs.
 
@@ -64,7 +64,8 @@ def make_converter(datatype: Any, shapes: Sequence[Shape]) -> Converter:
     wanted = _canonical(datatype)
     for rule in _RULES:
         if converter := rule(wanted, shapes):
-            return replace(converter, read=_checked(shape, converter.read))
+            converter.read = _checked(shape, converter.read)
+            return converter
     if shape.kind is Kind.OTHER:
         raise TypeError(f"{shape.address} is a structure of type {shape.wire_type!r}, which is not supported yet")
     inferred = format_datatype(shape.datatype)

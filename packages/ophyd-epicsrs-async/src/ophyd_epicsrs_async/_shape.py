@@ -1,9 +1,8 @@
 """What a PV carries, in the same words for both protocols."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from ophyd_async.core import Array1D, Table
@@ -66,8 +65,7 @@ _SCALARS: dict[Kind, type[Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """The type of one PV, and those of its metadata that decide how it may be read.
 
     Attributes:
