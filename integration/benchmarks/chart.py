@@ -9,7 +9,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 from archive import Entry, read
-from environments import OURS, RAW, READY
+from environments import OURS, RAW, READY, SOFT
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
@@ -26,6 +26,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "caproto": {"color": "#009E73", "marker": "v"},
     "stock": {"color": "#0072B2", "marker": "o"},
     READY: {"color": "#777777", "marker": "d"},
+    SOFT: {"color": "#777777", "marker": "d"},
 }
 # Lines of the row, so that equal figures do not hide each other.
 OFFSETS = {"pyepics": -0.14, "aioca": 0.14, "p4p": 0.14, "ophyd-epicsrs": -0.04, "caproto": 0.14}

@@ -9,16 +9,19 @@ HERE = Path(__file__).resolve().parent
 FOLDER = HERE / ".envs"
 PYTHON = "3.11"
 OURS = "epicsrs"
-# ophyd in our environment, over a layer that has nothing to do: what ophyd itself takes.
+# ophyd over a layer, and ophyd-async over a backend, that has nothing to do: what they themselves take.
 READY = "ready dict"
+SOFT = "soft signal"
 RAW = ("raw_ca", "raw_pva")
+# Who lives in the workspace's environment, as this script does.
+WORKSPACE = (OURS, READY, SOFT)
 # What a client is called through: itself, ophyd, ophyd-async.
 NATIVE = "native"
 
 
 def python(client: str, layer: str = NATIVE) -> Path:
-    """The interpreter of a client; ours runs in the workspace's environment, as this script does."""
-    return Path(sys.executable) if client in (OURS, READY) else FOLDER / layer / client / "bin" / "python"
+    """The interpreter of a client."""
+    return Path(sys.executable) if client in WORKSPACE else FOLDER / layer / client / "bin" / "python"
 
 
 def worker(client: str, layer: str = NATIVE) -> list[str | Path]:
@@ -48,7 +51,7 @@ def install(client: str, layer: str = NATIVE) -> None:
     FOLDER.mkdir(exist_ok=True)
     if client in RAW:
         _compile(client)
-    elif client not in (OURS, READY):
+    elif client not in WORKSPACE:
         _install_peer(client, layer)
 
 

@@ -11,14 +11,22 @@ from serve import serve
 from client import Client, Update
 
 BACKEND = sys.argv[1]
-if BACKEND == "epicsrs":
+if BACKEND in ("epicsrs", "soft signal"):
     # The workspace has it for its tests, and ophyd-async imports it where it is; our users do not need it.
     sys.modules["p4p"] = None  # type: ignore[assignment]
+if BACKEND == "epicsrs":
     from ophyd_epicsrs_async import epicsrs_signal_rw as signal_rw
 elif BACKEND == "ophyd-epicsrs":
     from ophyd_epicsrs.ophyd_async import epicsrs_signal_rw as signal_rw
-else:
+elif BACKEND == "stock":
     from ophyd_async.epics.core import epics_signal_rw as signal_rw
+else:
+    from ophyd_async.core import soft_signal_rw
+
+    def signal_rw(datatype: Any, pv: str, name: str) -> Any:  # noqa: ARG001 (as the others)
+        """Nothing behind it: what ophyd-async itself takes."""
+        return soft_signal_rw(datatype, 1.5, name)
+
 
 import measurements_async  # noqa: E402 (the backend first)
 from ophyd_async.core import Array1D, SignalRW  # noqa: E402
