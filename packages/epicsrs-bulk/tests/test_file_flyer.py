@@ -265,6 +265,28 @@ def test_it_waits_for_the_slowest_detector_of_its_stream(stored: Store, run: Run
     assert other.asked == [0, 2, 2, 3, 3]
 
 
+def test_a_staged_flyer_is_disarmed_when_a_plan_of_several_detectors_dies(board: Ioc, endless: Store, run: Run) -> None:
+    device, other = endless(), Other()
+
+    def plan() -> Any:
+        yield from bps.stage(device)
+        yield from bps.open_run()
+        yield from bps.declare_stream(device, other, name="primary", collect=True)
+        yield from bps.kickoff(device, wait=True)
+        yield from bps.complete(device, group="flight")
+        until(lambda: filled(board))
+        raise LookupError("in the plan")
+
+    run(plan(), LookupError)
+
+    assert board.channel("abort").get().value == 1
+    with pytest.raises(FlightStoppedError, match="unstaged"):
+        device.complete().wait(5.0)
+    with h5py.File(device.path) as file:
+        assert file["i0"][:].tolist() == [1.5, 2.5, 3.5]
+    device.discard()
+
+
 def test_each_run_has_a_file_of_its_own(stored: Store, tmp_path: Path, run: Run, declared: Plan) -> None:
     device = stored()
 

@@ -38,7 +38,8 @@ class FileFlyer(Flyer):
     other detectors in the stream do.
 
     A collect while the plan waits for the end announces the rows that are there, as ``bps.collect_while_completing``
-    needs it.
+    needs it. Where the stream has other detectors as well, stage the flyer: of a plan that has died bluesky collects no
+    such stream, and disarms by unstaging only; the rows are in the file.
 
     Args:
         name: The flyer's.
