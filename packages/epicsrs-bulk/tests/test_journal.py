@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_dtypes, array_shapes, arrays, scalar_dtypes
 
 from epicsrs_bulk import DocumentError, JournalError
 from epicsrs_bulk._journal import Journal, JournalReader  # noqa: PLC2701 (the file by itself)
@@ -126,6 +129,31 @@ def test_later_changes_of_a_document_do_not_show() -> None:
 
     back = unpack(payload)[1]["data"]
     assert back["x"].tolist() == [0, 1, 2] and back["y"] == [1]
+
+
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.floats(allow_nan=False),
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.binary(),
+)
+DOCUMENT = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text("abc"), inner), max_leaves=20)
+
+
+@settings(deadline=None, max_examples=60)
+@given(DOCUMENT)
+def test_any_plain_document_comes_back(value: Any) -> None:
+    assert through(value) == value
+
+
+@settings(deadline=None, max_examples=60)
+@given(arrays(st.one_of(scalar_dtypes(), array_dtypes(scalar_dtypes())), array_shapes(min_dims=0, min_side=0)))
+def test_any_array_comes_back(array: Any) -> None:
+    back = through(array)
+
+    assert back.dtype == array.dtype and back.shape == array.shape and back.tobytes() == array.tobytes()
 
 
 DOCUMENTS = [("start", {"uid": "run"}), ("descriptor", {"uid": "d", "x": np.arange(3)}), ("stop", {"uid": "s"})]

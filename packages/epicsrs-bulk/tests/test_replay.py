@@ -198,6 +198,15 @@ def test_a_run_that_the_target_refuses_is_reported_and_the_others_are_delivered(
     assert target.forgotten == ["a", "b", "c", "b"] and same(target.of("b")[-7:], run("b"))
 
 
+def test_a_target_that_is_down_is_not_tried_for_every_run(journal: Path, tmp_path: Path) -> None:
+    keep(journal, *(run(uid) for uid in "abcde"))
+
+    report = replay(journal, Down())
+
+    assert [of.outcome for of in report.runs] == ["failed"] * 3 + ["not tried"] * 2 and not report.ok
+    assert replay(journal, Store()).count("delivered") == 5
+
+
 def test_a_target_that_does_not_flush_has_not_taken_the_run(journal: Path) -> None:
     keep(journal, run("a"))
     target = Store()

@@ -158,6 +158,7 @@ class JournalReader:
         path: A file that a `Journal` wrote.
 
     Attributes:
+        run_uid: As the name of the file has it.
         unread: Bytes at the end that are no whole document, known after iteration. The call of the sink that was
             writing there did not return, unless the file was damaged afterwards.
 
@@ -167,6 +168,7 @@ class JournalReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.run_uid = run_uid(path)
         self.unread = 0
         try:
             self._file = path.open("rb")
@@ -177,11 +179,6 @@ class JournalReader:
         if not _MAGIC.startswith(self._magic):
             self._file.close()
             raise JournalError(f"{path}: not a journal of epicsrs-bulk, or of a later version", str(path))
-
-    @property
-    def run_uid(self) -> str:
-        """As the name of the file has it."""
-        return unquote(self.path.stem)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any], int]]:
         """Name, document and bytes of each."""
@@ -230,6 +227,11 @@ class JournalReader:
             return None
         payload = self._file.read(length)
         return payload if zlib.crc32(payload) == crc else None
+
+
+def run_uid(path: Path) -> str:
+    """The run in a journal, by the name of its file."""
+    return unquote(path.stem)
 
 
 def mark_delivered(path: Path) -> None:

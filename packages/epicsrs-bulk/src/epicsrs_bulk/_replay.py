@@ -12,13 +12,16 @@ from typing import Literal
 
 import numpy as np
 
-from epicsrs_bulk._journal import DELIVERED, QUARANTINED, JournalReader, mark_delivered
+from epicsrs_bulk._journal import DELIVERED, QUARANTINED, JournalReader, mark_delivered, run_uid
 from epicsrs_bulk._journal_folder import journals
-from epicsrs_bulk._sink_errors import DocumentError, JournalError
+from epicsrs_bulk._sink_errors import DocumentError, JournalError, SinkError
 from epicsrs_bulk._target import Document, Target, as_target
 from epicsrs_bulk._target import flush as flush_target
 
-Outcome = Literal["delivered", "skipped", "empty", "in use", "failed"]
+Outcome = Literal["delivered", "skipped", "empty", "in use", "failed", "not tried"]
+
+# So many runs of which the target took no document, one after the other, and it is taken to be down.
+_DOWN = 3
 
 # Makes the uid of a stop document that a run never had, always the same for the same journal.
 _STOPS = uuid.UUID("b3a0a5f3-5a0e-4a5c-9c5b-6f0f0c3a7c11")
@@ -32,7 +35,8 @@ class RunReport:
         path: The journal, by the name that it had before.
         run_uid: The run in it.
         outcome: "delivered"; "skipped", as it was delivered before; "empty", as its process ended before the first
-            document was written; "in use" by a sink or another replay; or "failed".
+            document was written; "in use" by a sink or another replay; "failed"; or "not tried", as the target took no
+            document of three runs before it.
         documents: How many the target was given, a stop document that was made up included.
         complete: Whether the run has a stop of its own.
         unread: Bytes at the end of the journal that are no whole document.
@@ -78,7 +82,7 @@ def replay(
 
     Each run that is not marked as delivered is forgotten by the target and written again from its start, then marked.
     So a replay may be broken off anywhere, and another one mends it; one more changes nothing. A run that fails is in
-    the report, and the others are delivered all the same.
+    the report, and the others are delivered all the same, unless the target is down.
 
     A run without a stop document, whose process ended before, gets one here, so that nobody waits for its end: with
     ``exit_status`` "fail", a ``reason`` that begins with "incomplete", the time of its last document, the number of
@@ -96,7 +100,17 @@ def replay(
         TypeError: The target cannot be called.
     """
     taker = as_target(target)
-    return ReplayReport(tuple(_replay_run(path, taker, again, timeout, progress) for path in journals(Path(journal))))
+    reports: list[RunReport] = []
+    refused = 0
+    for path in journals(Path(journal)):
+        if refused >= _DOWN and path.suffix != DELIVERED:
+            reports.append(RunReport(path, run_uid(path), "not tried"))
+            continue
+        report = _replay_run(path, taker, again, timeout, progress)
+        reports.append(report)
+        if report.outcome in ("delivered", "failed") and not isinstance(report.error, SinkError):
+            refused = 0 if report.documents else refused + 1
+    return ReplayReport(tuple(reports))
 
 
 def _replay_run(
@@ -106,8 +120,8 @@ def _replay_run(
         reader = JournalReader(path)
     except JournalError as error:
         if isinstance(error.__cause__, FileNotFoundError) and path.with_suffix(DELIVERED).exists():
-            return RunReport(path, path.stem, "skipped")  # by another replay, meanwhile
-        return RunReport(path, path.stem, "failed", error=error)
+            return RunReport(path, run_uid(path), "skipped")  # by another replay, meanwhile
+        return RunReport(path, run_uid(path), "failed", error=error)
     with reader:
         if path.suffix == DELIVERED and not again:
             return RunReport(path, reader.run_uid, "skipped")
