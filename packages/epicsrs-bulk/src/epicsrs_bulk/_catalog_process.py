@@ -1,4 +1,4 @@
-"""Tiled's command line, run as a script, which ends with its standard input: so with the process that started it."""
+"""Tiled's server of one catalog, run as a script; it ends with its standard input, so with who started it."""
 
 # tiled has no types.
 # pyright: reportMissingTypeStubs=false, reportUnknownVariableType=false
@@ -10,7 +10,9 @@ import threading
 
 
 def _end_with_stdin() -> None:
-    sys.stdin.buffer.read()
+    # By its number: at the exit of the interpreter nobody may hold the lock of sys.stdin.
+    while os.read(0, 1):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -18,4 +20,7 @@ if __name__ == "__main__":
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     from tiled.commandline.main import main
 
-    main()
+    database, *options = sys.argv[1:]
+    # Not by the server's option --init, which imports all of tiled once more, in another process.
+    main(["catalog", "init", "--if-not-exists", database], standalone_mode=False)
+    main(["serve", "catalog", database, *options])

@@ -65,7 +65,7 @@ class LocalCatalog:
         if api_key is not None and not (api_key.isascii() and api_key.isalnum()):
             raise ValueError("an API key of Tiled has letters and digits only")
         self.folder = Path(folder).absolute()
-        self.api_key = api_key or secrets.token_hex(16)
+        self.api_key = api_key if api_key is not None else secrets.token_hex(16)
         self._readable = [Path(path).absolute() for path in readable]
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,6 +77,24 @@ class LocalCatalog:
         return self.folder / "server.log"
 
     @property
+    def pid(self) -> int:
+        """The server's process.
+
+        Raises:
+            CatalogError: It was not started.
+        """
+        return self._running().pid
+
+    @property
+    def serving(self) -> bool:
+        """Whether it serves by now."""
+        if self._process is None:
+            return False
+        if not self._uri and (found := _SERVING.search(self._said())):
+            self._uri = found[1]
+        return bool(self._uri)
+
+    @property
     def uri(self) -> str:
         """Its URL; known once it serves."""
         self.wait()
@@ -85,7 +103,7 @@ class LocalCatalog:
     @property
     def command(self) -> str:
         """A shell command that serves the same catalog, to whoever is on this machine."""
-        return shlex.join(["tiled", *self._arguments(), "--public"])
+        return shlex.join(["tiled", "serve", "catalog", str(self._database), *self._storage(), "--public"])
 
     def start(self) -> Self:
         """Start the server and return at once.
@@ -104,7 +122,7 @@ class LocalCatalog:
         python = [sys.executable, "-P", str(Path(__file__).with_name("_catalog_process.py"))]
         with log:
             self._process = subprocess.Popen(
-                [*python, *self._arguments(), "--init", "--host", "127.0.0.1", "--port", str(self._port)],
+                [*python, f"sqlite:///{self._database}", *self._storage(), "--port", str(self._port)],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -114,26 +132,21 @@ class LocalCatalog:
         self._uri = ""
         return self
 
-    def wait(self, timeout: float = 120.0) -> Self:
-        """Wait until it serves.
+    def wait(self, timeout: float = 300.0) -> Self:
+        """Wait until it serves; the time is for a machine that is busy, a server that ends is not waited for.
 
         Raises:
             CatalogError: It was not started, has ended, or does not serve within ``timeout`` seconds.
         """
         deadline = time.monotonic() + timeout
-        while not self._uri:
-            if self._process is None:
-                raise CatalogError(f"{self.folder} is not served; start() comes first")
-            ended = self._process.poll() is not None
-            if found := _SERVING.search(self._said()):
-                self._uri = found[1]
-            elif ended:
-                raise CatalogError(f"{self.folder}: the server ended, status {self._process.returncode}: {self._end()}")
-            elif time.monotonic() > deadline:
+        while not self.serving:
+            process = self._running()
+            if process.poll() is not None:
+                raise CatalogError(f"{self.folder}: the server ended, status {process.returncode}: {self._end()}")
+            if time.monotonic() > deadline:
                 raise CatalogError(f"{self.folder}: the server does not serve within {timeout:g} s: {self._end()}")
-            else:
-                with suppress(subprocess.TimeoutExpired):
-                    self._process.wait(_PAUSE)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_PAUSE)
         return self
 
     def client(self) -> Any:
@@ -173,13 +186,20 @@ class LocalCatalog:
     def __repr__(self) -> str:
         return f"LocalCatalog({str(self.folder)!r})"
 
-    def _arguments(self) -> list[str]:
-        arguments = ["serve", "catalog", str(self.folder / "catalog.db")]
-        arguments += ["--write", str(self.folder / "arrays")]
-        arguments += ["--write", f"duckdb:///{self.folder / 'tables.duckdb'}"]
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise CatalogError(f"{self.folder} is not served; start() comes first")
+        return self._process
+
+    @property
+    def _database(self) -> Path:
+        return self.folder / "catalog.db"
+
+    def _storage(self) -> list[str]:
+        options = ["--write", str(self.folder / "arrays"), "--write", f"duckdb:///{self.folder / 'tables.duckdb'}"]
         for path in self._readable:
-            arguments += ["--read", str(path)]
-        return arguments
+            options += ["--read", str(path)]
+        return options
 
     def _said(self) -> str:
         return re.sub(r"\x1b\[[0-9;]*m", "", self.log.read_text(errors="replace"))

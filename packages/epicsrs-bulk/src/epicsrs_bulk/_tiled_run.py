@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from epicsrs_bulk._tiled_stream import TiledStream
 
@@ -37,7 +38,7 @@ class TiledRun:
         self._client = client
         self._access_tags = start.get("tiled_access_tags")
         self._batch = batch_rows, batch_seconds
-        self._writer: TiledWriter = TiledWriter(client)
+        self._writer: TiledWriter = TiledWriter(client, patches={"stream_resource": _with_plain_uri})
         self._streams: dict[str, TiledStream] = {}
         # By the uid of each descriptor.
         self._of: dict[str, TiledStream] = {}
@@ -64,3 +65,10 @@ class TiledRun:
             node = self._client[self.uid].base[name].base
             self._streams[name] = TiledStream(node, doc, self._access_tags, *self._batch)
         self._of[doc["uid"]] = self._streams[name]
+
+
+def _with_plain_uri(resource: dict[str, Any]) -> dict[str, Any]:
+    # Tiled takes what is quoted in the URI of a file for the name of the file (tiled.utils.path_from_uri).
+    if str(resource.get("uri", "")).startswith("file:"):
+        resource["uri"] = unquote(resource["uri"])
+    return resource

@@ -81,7 +81,8 @@ class ColumnValues:
                 back = cast.astype(array.dtype)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{self.name}: {array.dtype} in a column of {dtype}") from error
-            same = (back == array) | ((back != back) & (array != array))
+            # The way back tells what a float has rounded, the comparison what has lost its sign.
+            same = ((back == array) & (cast == array)) | ((cast != cast) & (array != array))
         if not np.all(same):
             odd = array[np.logical_not(same)][0]
             raise ValueError(f"{self.name}: {odd!r} in a column of {dtype}, which cannot hold it")
