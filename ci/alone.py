@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -83,7 +84,8 @@ class Environment:
     def installed(self) -> dict[str, str]:
         """Distributions and their versions."""
         code = "from importlib import metadata\nfor d in metadata.distributions(): print(d.name.lower(), d.version)"
-        return dict(line.split() for line in done(self.python("-c", code)).splitlines())
+        pairs = (line.split() for line in done(self.python("-c", code)).splitlines())
+        return {re.sub(r"[-_.]+", "-", name): number for name, number in pairs}
 
     def site_packages(self) -> Path:
         return Path(done(self.python("-c", "import sysconfig; print(sysconfig.get_path('purelib'))")))
@@ -95,6 +97,12 @@ def wheel(folder: Path, name: str, number: str = "") -> Path:
     return found
 
 
+def unexpected(adapter: str, installed: Iterable[str]) -> list[str]:
+    """What an environment with this adapter holds and must not."""
+    ours = {name for name in installed if "epicsrs" in name} - {adapter, "epicsrs-native"}
+    return sorted(ours | ADAPTERS[adapter][1].intersection(installed))
+
+
 def alone(adapter: str, scratch: Path, prefix: str, variables: dict[str, str]) -> list[str]:
     """An adapter with this native, with the oldest it declares, with the next, and asking for a newer than there is."""
     program, forbidden = ADAPTERS[adapter]
@@ -104,9 +112,7 @@ def alone(adapter: str, scratch: Path, prefix: str, variables: dict[str, str]) -
         scratch / adapter, wheel(natives, "epicsrs-native", f"{this_native()}."), wheel(scratch / "wheels", adapter)
     )
     installed = environment.installed()
-    ours = {name for name in installed if "epicsrs" in name}
-    assert ours == {adapter, "epicsrs-native"}, f"{adapter} brings {ours}"
-    assert not forbidden & set(installed), f"{adapter} brings {forbidden & set(installed)}"
+    assert not (found := unexpected(adapter, installed)), f"{adapter} brings {', '.join(found)}"
     lines.append(f"{adapter}: {len(installed)} distributions, none of {', '.join(sorted(forbidden))}")
 
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("EPICS_", "PYTHON", "OPHYD"))}
@@ -126,8 +132,11 @@ def pin(adapter: str, environment: Environment, natives: Path) -> str:
     module = adapter.replace("-", "_")
     init = environment.site_packages() / module / "__init__.py"
     before = f"require_abi({floor(adapter).replace('.', ', ')}, "
-    assert before in init.read_text(), f"{adapter}: pyproject.toml and require_abi() do not agree"
-    init.write_text(init.read_text().replace(before, f"require_abi({next_native().replace('.', ', ')}, "))
+    text = init.read_text()
+    assert before in text, f"{adapter}: pyproject.toml and require_abi() do not agree"
+    # A new file: the installed one is a link to uv's cache.
+    init.unlink()
+    init.write_text(text.replace(before, f"require_abi({next_native().replace('.', ', ')}, "))
     ended = run(environment.python("-c", f"import {module}"))
     sentence = ended.stderr.strip().splitlines()[-1]
     wanted = (
