@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,15 @@ BOTH = python(["pyepics==3.5.10"])
 LIMIT = 180.0
 
 
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """That of a reader who has started the beamline."""
+    beamline = Beamline(log=tmp_path_factory.mktemp("beamline") / "beamline.log").start(timeout=60.0)
+    clean = {name: value for name, value in os.environ.items() if name not in {"OPHYD_CONTROL_LAYER", "VIRTUAL_ENV"}}
+    yield {**clean, **beamline.env}
+    beamline.stop()
+
+
 @pytest.mark.parametrize(
     ("page", "interpreter"),
     [
@@ -31,20 +40,17 @@ LIMIT = 180.0
     ],
     ids=["readme", "migrate", "choose", "pvaccess"],
 )
-def test_every_example_of_a_page_prints_what_it_says(page: Path, interpreter: Sequence[str], tmp_path: Path) -> None:
-    beamline = Beamline(log=tmp_path / "beamline.log").start(timeout=60.0)
-    clean = {name: value for name, value in os.environ.items() if name not in {"OPHYD_CONTROL_LAYER", "VIRTUAL_ENV"}}
-    try:
-        done = subprocess.run(
-            [*interpreter, str(HERE / "programs/examples.py"), str(page)],
-            env={**clean, **beamline.env},
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-            check=False,
-        )
-    finally:
-        beamline.stop()
+def test_every_example_of_a_page_prints_what_it_says(
+    page: Path, interpreter: Sequence[str], environment: dict[str, str]
+) -> None:
+    done = subprocess.run(
+        [*interpreter, str(HERE / "programs/examples.py"), str(page)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout.split()[0]) > 8
