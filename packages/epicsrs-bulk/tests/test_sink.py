@@ -5,7 +5,9 @@ import os
 import sys
 import threading
 import uuid
+from collections import UserDict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -386,8 +388,9 @@ def test_a_document_that_cannot_be_written_is_quarantined_by_name(sink: Make, jo
     feed(taker, [run.start, run.descriptor, run.event(x=1)])
     name, poison = run.event(x=2, where=Path("/data"))
 
-    failed = _raises(DocumentError, lambda: taker(name, poison))
-    assert failed == _raises(DocumentError, lambda: taker(*run.stop)) == (on_error == "raise")
+    documents = [(name, poison), run.event(x=3), run.stop]
+    failed = [_raises(DocumentError, partial(taker, *document)) for document in documents]
+    assert failed == [on_error == "raise"] * 3
 
     health = taker.health()
     assert health.quarantined == (f"event {poison['uid']}",)
@@ -396,11 +399,37 @@ def test_a_document_that_cannot_be_written_is_quarantined_by_name(sink: Make, jo
     feed(taker, later.documents())
     assert taker.health().delivered == (later.uid,)
 
-    report = replay(journal, target)
+    again = Store()
+    report = replay(journal, again)
     assert not report.ok
     [of_run] = [report for report in report.runs if report.run_uid == run.uid]
-    assert of_run.outcome == "delivered" and of_run.quarantined == (f"event {poison['uid']}",)
-    assert poison["uid"] not in [doc["uid"] for _, doc in target.documents]
+    assert of_run.outcome == "delivered" and of_run.quarantined == (f"event {poison['uid']}",) and of_run.complete
+    # All that came before and after it.
+    assert again.names == ["start", "descriptor", "event", "event", "stop"]
+    assert [doc["data"]["x"] for name, doc in again.documents if name == "event"] == [1, 3]
+
+
+def test_ctrl_c_while_a_document_is_taken_leaves_no_gap_that_looks_complete(sink: Make, journal: Path) -> None:
+    class Interrupted(UserDict[str, Any]):
+        raised = False
+
+        def __iter__(self) -> Iterator[str]:
+            if not self.raised:
+                self.raised = True
+                raise KeyboardInterrupt
+            return super().__iter__()
+
+    target, run = Store(), Run()
+    taker = sink(target)
+    feed(taker, [run.start, run.descriptor])
+
+    with pytest.raises(KeyboardInterrupt):
+        taker("event", {**run.event(x=1)[1], "data": Interrupted()})
+    with pytest.raises(DeliveryError, match="taking it was broken off by KeyboardInterrupt"):
+        taker(*run.stop)
+
+    assert "stop" not in target.names and taker.health().unjournalled == ()
+    assert not replay(journal, target).ok
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ class Journal:
         """
         if len(payload) > _LONGEST:
             raise DocumentError(f"{name}: {len(payload)} bytes; a journal takes 4 GiB at most")
-        if self._fd < 0:
+        if not self.writable:
             raise JournalError(f"{self.path}: not open, {name} not written", str(self.path))
         try:
             _write(self._fd, _FRAME.pack(len(payload), zlib.crc32(payload)))
@@ -124,10 +124,17 @@ class Journal:
             raise JournalError(f"{self.path}: {name} not written: {error}", str(self.path)) from error
         self._size += _FRAME.size + len(payload)
 
-    def quarantine(self, name: str, doc: dict[str, Any], error: Exception) -> None:
+    @property
+    def writable(self) -> bool:
+        """Whether the file is open and takes documents."""
+        return self._fd >= 0
+
+    def quarantine(self, name: str, doc: dict[str, Any], error: BaseException) -> None:
         """Write what is legible of a document that cannot be written as it is."""
         self.whole = False
-        self.append(QUARANTINED, pack(QUARANTINED, {"name": name, "error": str(error), "document": legible(doc)}))
+        self.append(
+            QUARANTINED, pack(QUARANTINED, {"name": name, "error": str(error) or repr(error), "document": legible(doc)})
+        )
 
     def mark_delivered(self) -> None:
         """Rename the file, where there is one, to ``<run uid>.delivered`` and close it.

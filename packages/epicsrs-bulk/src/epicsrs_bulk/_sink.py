@@ -222,13 +222,15 @@ class Sink:
     def _take(self, run: Run, name: str, doc: dict[str, Any]) -> None:
         """To the journal and into the queue, or to the reason why not."""
         self._documents += 1
+        kept = False
         try:
             payload = pack(name, doc)
-            if run.journal.whole:
+            if run.journal.writable:
                 try:
                     run.journal.append(name, payload)
                 except JournalError as error:
                     self._unwritten(run, error)
+            kept = True
             if run.error is None:
                 self._queue.put(Entry(run, name, payload), self._queue_timeout)
         except DocumentError as error:
@@ -239,6 +241,8 @@ class Sink:
         except BaseException as error:
             # Ctrl-C, or an exit: what follows would come after a gap.
             self._fail(run, DeliveryError(f"{name} of run {run.uid}: taking it was broken off by {error!r}"))
+            if not kept:
+                self._quarantine(run.journal, name, doc, error)
             raise
         if run.error is not None and name == "stop":
             self._queue.put(Entry(run, name, b""), 0.0)
@@ -251,7 +255,7 @@ class Sink:
         else:
             logger.error("%r: run %s goes to the target without a journal: %s", self, run.uid, error)
 
-    def _quarantine(self, journal: Journal, name: str, doc: dict[str, Any], error: DocumentError) -> None:
+    def _quarantine(self, journal: Journal, name: str, doc: dict[str, Any], error: BaseException) -> None:
         """Keep what is legible of a document that cannot be delivered."""
         self._quarantined.append(f"{name} {doc.get('uid', '')}".rstrip())
         try:
@@ -284,6 +288,7 @@ class Sink:
         # Not before: a target that still takes documents keeps others from a replay of the runs that it writes to.
         for run in self._runs:
             run.journal.close()
+        self._stray.close()
 
     def _deliver(self, entry: Entry) -> None:
         run, name, payload = entry
