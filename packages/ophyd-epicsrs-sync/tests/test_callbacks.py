@@ -1,5 +1,6 @@
 import threading
 
+import pytest
 from ophyd import EpicsSignal, EpicsSignalRO, EpicsSignalWithRBV
 
 from deadline import until
@@ -70,6 +71,28 @@ def test_all_value_callbacks_run_on_one_thread_in_the_order_of_the_wire(ioc, pro
     # Over pvAccess an IOC may post one change twice.
     assert list(dict.fromkeys(seen)) == expected
     assert threads == {"monitor"}
+
+
+@pytest.mark.parametrize("updates", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_a_done_that_blinks_among_many_readbacks_is_never_missed(ioc, make, updates):
+    setpoint, done = make(EpicsSignal, ioc.pv("put_double")), make(EpicsSignal, ioc.pv("stage_done"))
+    done.put(1, wait=True)
+    readback, arrived = make(EpicsSignalRO, ioc.pv("put_double")), make(EpicsSignalRO, ioc.pv("stage_done"))
+    places, states = [], []
+    readback.subscribe(lambda value, **_: places.append(value))
+    arrived.subscribe(lambda value, **_: states.append(value))
+    until(lambda: places and states)
+    states.clear()
+
+    for place in range(1, updates + 1):
+        setpoint.put(place)
+        if place % (updates // 5) == 0:
+            done.put(0)
+            done.put(1)
+
+    until(lambda: places[-1] == updates, 20.0, what=lambda: places[-1])
+    until(lambda: len(states) == 10, 20.0, what=lambda: states)
+    assert states == [0, 1] * 5
 
 
 def test_a_value_callback_gets_every_word_of_pyepics(ioc, protocol, get_pv):

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import ophyd
 import pytest
@@ -84,6 +85,37 @@ def test_signals_come_and_go_from_any_thread(ioc, protocol, layer):
     until(lambda: (threading.active_count(), len(os.listdir("/proc/self/fd"))) <= before)
 
 
+@pytest.mark.slow
+def test_two_thousand_signals_leave_nothing(ioc, layer):
+    counter = ioc.pv("counter")
+
+    def cycle(count):
+        for n in range(count):
+            made = EpicsSignal(counter, name="made", auto_monitor=True)
+            made.subscribe(lambda **_: None)
+            if n % 20 == 0:
+                made.wait_for_connection(timeout=5.0)
+            made.destroy()
+        gc.collect()
+
+    def footprint():
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return threading.active_count(), len(os.listdir("/proc/self/fd")), pages * os.sysconf("SC_PAGESIZE") / 1e6
+
+    kept = EpicsSignal(counter, name="kept")
+    kept.wait_for_connection(timeout=5.0)
+    cycle(500)
+    until(lambda: ophyd.get_cl().get_dispatcher().lane("metadata").delivery.pending == 0)
+    threads, descriptors, megabytes = footprint()
+
+    cycle(2000)
+
+    after = footprint()
+    assert after[:2] <= (threads, descriptors)
+    assert after[2] - megabytes < 5.0
+    kept.destroy()
+
+
 def test_caget_and_caput(ioc, protocol, layer):
     cl = ophyd.get_cl()
 
@@ -103,17 +135,34 @@ def program(code: str) -> subprocess.Popen[str]:
     )
 
 
-def test_a_program_with_live_monitors_ends_quietly_with_its_own_code(ioc):
+def test_a_forked_child_is_told_at_once_and_its_parent_goes_on(ioc):
+    running = program(
+        "from ophyd import EpicsSignal; import os, sys\n"
+        f"signal = EpicsSignal({ioc.pv('double')!r}, name='s'); signal.wait_for_connection(timeout=5.0)\n"
+        "if os.fork() == 0:\n"
+        "    for use in (signal.get, lambda: signal.put(1), lambda: EpicsSignal('new', name='new')):\n"
+        "        try: use()\n"
+        "        except RuntimeError as error: print('used before fork' in str(error), flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait(); print(signal.get())"
+    )
+    out, _ = running.communicate(timeout=60.0)
+
+    assert out.split() == ["True", "True", "True", "3.25"]
+
+
+@pytest.mark.parametrize("code", [3, *(pytest.param(code, marks=pytest.mark.slow) for code in range(4, 53))])
+def test_a_program_with_live_monitors_ends_quietly_with_its_own_code(ioc, code):
     running = program(
         "from ophyd import EpicsSignal; import sys\n"
         f"signals = [EpicsSignal({ioc.pv('counter')!r}, name='s', auto_monitor=True) for _ in range(20)]\n"
         "for signal in signals: signal.subscribe(lambda **_: None)\n"
         "for signal in signals: signal.wait_for_connection(timeout=5.0)\n"
-        "sys.exit(3)"
+        f"sys.exit({code})"
     )
     out, err = running.communicate(timeout=60.0)
 
-    assert (running.returncode, out, err) == (3, "", "")
+    assert (running.returncode, out, err) == (code, "", "")
 
 
 def test_after_a_shutdown_of_the_client_new_signals_work_and_old_ones_may_be_destroyed(ioc):
