@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import bluesky.plan_stubs as bps
 import numpy as np
@@ -11,7 +12,8 @@ from bluesky import RunEngine
 from bluesky.utils import FailedStatus
 from event_model import DocumentNames, schema_validators
 
-from epicsrs_bulk import ClockCounts, Column, WaveformFlyer, close_channels
+from deadline import until
+from epicsrs_bulk import ClockCounts, Column, FileFlyer, RecordTime, WaveformFlyer, close_channels
 from ioc import NETWORK, Ioc
 
 HERE = Path(__file__).parent
@@ -62,6 +64,59 @@ def flyer(board: Ioc) -> Callable[..., WaveformFlyer]:
     return make
 
 
+@pytest.fixture
+def filled(board: Ioc) -> Callable[[], bool]:
+    """Whether a flight that is busy for as long as a test wants has measured its rows."""
+    i0, busy = board.channel("i0"), board.channel("manual_busy")
+
+    def ask() -> bool:
+        measured, began = i0.get().timestamp_ns, busy.get().timestamp_ns
+        assert measured is not None and began is not None
+        return measured > began
+
+    return ask
+
+
+@pytest.fixture
+def three_rows(board: Ioc, measure: Callable[..., None]) -> None:
+    """The board is at rest, and will measure three rows; of one column only two."""
+    measure(clock=[1000, 1000, 1000], i0=[1.5, 2.5, 3.5], it=[4.0, 5.0], encoder=[-1, 0, 1])
+    board.channel("abort").put(0)
+    board.channel("manual_busy").put(0)
+    # A flight that the test before has left behind goes on by itself.
+    busy = board.channel("busy")
+    until(lambda: busy.get().value == 0)
+
+
+@pytest.fixture
+def stored(flyer: Callable[..., WaveformFlyer], tmp_path: Path) -> Callable[..., FileFlyer]:
+    """The same flyer with its rows in a file."""
+
+    def make(folder: Any = tmp_path, **options: Any) -> FileFlyer:
+        device = flyer(**options).stored_in(folder)
+        assert isinstance(device, FileFlyer)
+        return device
+
+    return make
+
+
+@pytest.fixture
+def endless_stored(board: Ioc, stored: Callable[..., FileFlyer]) -> Callable[..., FileFlyer]:
+    """One whose flight never ends by itself: the start makes it busy, and has rows measured."""
+
+    def make(**options: Any) -> FileFlyer:
+        usual: dict[str, Any] = {
+            "columns": [Column(board.pv("i0"), "i0")],
+            "times": RecordTime(board.pv("i0")),
+            "start": [(board.pv("manual_busy"), 1), (board.pv("fill.PROC"), 1)],
+            "done": (board.pv("manual_busy"), 0),
+            "disarm": [(board.pv("abort"), 1), (board.pv("manual_busy"), 0)],
+        }
+        return stored(**{**usual, **options})
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def engine() -> Iterator[RunEngine]:
     """A RunEngine that leaves the signals of this process alone."""
@@ -78,6 +133,25 @@ class Documents(list[tuple[str, dict[str, Any]]]):
     def of(self, kind: str) -> list[dict[str, Any]]:
         """The documents of one kind."""
         return [doc for name, doc in self if name == kind]
+
+    def announced(self, key: str) -> list[tuple[int, int]]:
+        """The ranges of rows that the StreamDatums of one column announce, one after the other."""
+        uids = [doc["uid"] for doc in self.of("stream_resource") if doc["data_key"] == key]
+        found = [doc["indices"] for doc in self.of("stream_datum") if [doc["stream_resource"]] == uids]
+        return [(indices["start"], indices["stop"]) for indices in found]
+
+    def stored(self) -> dict[str, Any]:
+        """The columns that StreamDatums announce, read by nothing but the documents."""
+        import h5py
+
+        columns: dict[str, list[Any]] = {}
+        resources = {doc["uid"]: doc for doc in self.of("stream_resource")}
+        for datum in self.of("stream_datum"):
+            resource, rows = resources[datum["stream_resource"]], datum["indices"]
+            with h5py.File(urlparse(resource["uri"]).path) as file:
+                part = file[resource["parameters"]["dataset"]][rows["start"] : rows["stop"]]
+            columns.setdefault(resource["data_key"], []).append(part)
+        return {key: np.concatenate(parts) for key, parts in columns.items()}
 
     @property
     def keep(self) -> Callable[[str, dict[str, Any]], None]:

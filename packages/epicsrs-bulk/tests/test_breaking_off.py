@@ -26,6 +26,7 @@ from ioc import NETWORK, Ioc
 
 Documents = Any
 Plan = Callable[..., Any]
+Filled = Callable[[], bool]
 Fly = Callable[..., WaveformFlyer]
 Measure = Callable[..., None]
 Run = Callable[..., Documents]
@@ -56,10 +57,6 @@ def endless(board: Ioc, flyer: Fly) -> Fly:
         return flyer(**{**usual, **options})
 
     return make
-
-
-def filled(board: Ioc) -> bool:
-    return board.channel("i0").get().timestamp_ns > board.channel("manual_busy").get().timestamp_ns
 
 
 def test_a_flight_that_does_not_end_fails_at_its_timeout_and_is_disarmed(
@@ -149,12 +146,12 @@ def test_unstage_disarms(board: Ioc, engine: RunEngine, endless: Fly) -> None:
 
 @pytest.mark.parametrize("how", ["abort", "stop", "halt"])
 def test_an_interrupted_run_disarms_and_keeps_what_was_measured_once(
-    board: Ioc, engine: RunEngine, endless: Fly, how: str, declared: Plan, documents: Documents
+    board: Ioc, engine: RunEngine, endless: Fly, how: str, declared: Plan, documents: Documents, filled: Filled
 ) -> None:
     device = endless()
 
     def interrupt() -> None:
-        until(lambda: filled(board))
+        until(filled)
         engine.request_pause()
 
     threading.Thread(target=interrupt).start()
@@ -171,7 +168,7 @@ def test_an_interrupted_run_disarms_and_keeps_what_was_measured_once(
 
 @pytest.mark.parametrize("when", ["flying", "completing"])
 def test_an_error_in_the_plan_disarms_and_keeps_what_was_measured_once(
-    board: Ioc, run: Run, endless: Fly, when: str
+    board: Ioc, run: Run, endless: Fly, when: str, filled: Filled
 ) -> None:
     device = endless()
 
@@ -181,7 +178,7 @@ def test_an_error_in_the_plan_disarms_and_keeps_what_was_measured_once(
         yield from bps.kickoff(device, wait=True)
         if when == "completing":
             yield from bps.complete(device, group="flight")
-        until(lambda: filled(board))
+        until(filled)
         raise LookupError("in the plan")
 
     documents = run(plan(), LookupError)
@@ -193,14 +190,14 @@ def test_an_error_in_the_plan_disarms_and_keeps_what_was_measured_once(
     assert board.channel("abort").get().value == 1
 
 
-def test_a_collect_before_the_end_breaks_off_and_says_so(board: Ioc, run: Run, endless: Fly) -> None:
+def test_a_collect_before_the_end_breaks_off_and_says_so(board: Ioc, run: Run, endless: Fly, filled: Filled) -> None:
     device = endless()
 
     def plan() -> Any:
         yield from bps.open_run()
         yield from bps.declare_stream(device, name="primary", collect=True)
         yield from bps.kickoff(device, wait=True)
-        until(lambda: filled(board))
+        until(filled)
         yield from bps.collect(device, return_payload=False)
         yield from bps.close_run()
 
@@ -227,13 +224,13 @@ def test_a_collect_while_completing_leaves_the_flight_alone(board: Ioc, run: Run
 
 
 def test_a_resumed_plan_flies_again_and_keeps_both(
-    board: Ioc, engine: RunEngine, endless: Fly, declared: Plan, documents: Documents
+    board: Ioc, engine: RunEngine, endless: Fly, declared: Plan, documents: Documents, filled: Filled
 ) -> None:
     """Bluesky rewinds to the last checkpoint: the kickoff is repeated."""
     device = endless()
 
     def interrupt() -> None:
-        until(lambda: filled(board))
+        until(filled)
         engine.request_pause()
 
     threading.Thread(target=interrupt).start()

@@ -73,7 +73,7 @@ class ColumnFile:
             raise self._error("cannot be written", error) from error
 
     def add(self, page: dict[str, Any]) -> None:
-        """Append the rows of a partial EventPage; a reader finds all of them or none.
+        """Append the rows of a partial EventPage; documents announce all of them or none.
 
         Raises:
             FlightFileError: They could not be written, as on a disk that is full; it has the page.

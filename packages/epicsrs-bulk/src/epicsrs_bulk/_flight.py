@@ -81,12 +81,14 @@ class Flight(ABC):
         self.paused = False
         self.told = False
         self.name = name
+        self._after: Flight | None = None
         self.finishing: Future[None] = Future()
         self.broken: Future[str] = Future()
 
-    def launch(self, rows: Rows) -> None:
-        """Begin, and leave the rows there."""
+    def launch(self, rows: Rows, after: Flight | None = None) -> None:
+        """Begin, and leave the rows there; after another flight has left its own, which the hardware still has."""
         self.rows = rows
+        self._after = after
         threading.Thread(target=self._run, name=f"{self.name}-flight", daemon=True).start()
 
     def finish(self) -> None:
@@ -137,6 +139,9 @@ class Flight(ABC):
         return None
 
     def _fly_and_leave(self) -> None:
+        if self._after is not None:
+            self._after.ended.result()
+            self._after = None
         outcome = self.fly()
         try:
             for page in outcome.pages:

@@ -98,6 +98,7 @@ class Flyer(ABC):
             self._flights.clear()
         self._resumed = False
         rows = self._rows()
+        paused = self._flights[-1] if self._flights else None
         flight = self._flight()
         self._flights.append(flight)
         status = self._status(self)
@@ -108,7 +109,7 @@ class Flyer(ABC):
             _end(status, error)
 
         flight.started.add_done_callback(tell)
-        flight.launch(rows)
+        flight.launch(rows, paused)
         return status
 
     def complete(self) -> Status:
