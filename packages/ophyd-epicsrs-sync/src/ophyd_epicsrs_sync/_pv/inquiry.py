@@ -10,11 +10,13 @@ from ophyd_epicsrs_sync._pv import fields
 
 if TYPE_CHECKING:
     from epicsrs_native import Info
+    from ophyd_epicsrs_sync._dispatcher import Lane
     from ophyd_epicsrs_sync._pv.connection import Connection
 
     # With the number of the connection that it is about.
     Asking: TypeAlias = tuple[Connection, int]
     Asked: TypeAlias = tuple[Connection, int, Info]
+    Server: TypeAlias = tuple[Lane, str]
 
 # Seconds after which a PV that has not answered is asked by itself: one gateway may serve quick PVs and slow ones.
 PATIENCE: Final = 0.25
@@ -23,9 +25,12 @@ PATIENCE: Final = 0.25
 # and a circuit takes no more than some thousands at a time.
 TOGETHER: Final = 500
 
+# Of each server that is being asked: those who wait for their turn. Used on the metadata lane alone.
+_waiting: dict[Server, list[Asked]] = {}
+
 
 def inquire(asking: list[Asking]) -> None:
-    """Ask for the type and the metadata of all these PVs: one request for each server.
+    """Ask for the type and the metadata of all these PVs: one request at a time for each server.
 
     On the metadata lane; the answers come there too, to each connection.
     """
@@ -43,29 +48,37 @@ def inquire(asking: list[Asking]) -> None:
             servers[info.address].append((connection, number, info))
         else:
             connection.ask_metadata(number, info)
-    for asked in servers.values():
-        _ask_together(asked)
+    lane = asking[0][0].lane
+    for address, asked in servers.items():
+        server = lane, address
+        if server in _waiting:
+            _waiting[server] += asked
+        else:
+            _waiting[server] = asked
+            _ask_next(server)
 
 
-def _ask_together(asked: list[Asked]) -> None:
-    """Ask one server; when the first have been answered, those that are beyond what it is asked at once."""
-    if not asked:
+def _ask_next(server: Server) -> None:
+    """Ask about the next of those who wait; each answer brings those after them."""
+    waiting = [asked for asked in _waiting.pop(server) if asked[0].needs(asked[1])]
+    if not waiting:
         return
-    now, later = asked[:TOGETHER], asked[TOGETHER:]
-    now = [(connection, number, info) for connection, number, info in now if connection.needs(number)]
+    now, _waiting[server] = waiting[:TOGETHER], waiting[TOGETHER:]
     channels = [connection.channel for connection, _, _ in now]
 
     def came(done: Any) -> None:
-        _answered(now, done)
-        _ask_together(later)
+        try:
+            _answered(now, done)
+        finally:
+            _ask_next(server)
 
-    submit = asked[0][0].lane.delivery.submit
+    submit = server[0].delivery.submit
     try:
         submit(get_context().get_many_async, channels, form="ctrl", count=0, timeout=PATIENCE).add_done_callback(came)
     except ValueError:
         # One of them has been closed in this moment.
         _ask_each(now)
-        _ask_together(later)
+        _ask_next(server)
 
 
 def _ask_each(asked: list[Asked]) -> None:
