@@ -1,5 +1,6 @@
 """The beamline as ophyd-async sees it: its own classes, on the backends of ophyd-epicsrs-async."""
 
+import time
 from pathlib import Path
 
 from ophyd_async.core import StaticFilenameProvider, StaticPathProvider
@@ -10,8 +11,6 @@ from ophyd_async.epics.motor import Motor
 from epicsrs_beamline.ophyd_async_devices import Camera
 from epicsrs_demo.records import PREFIX
 
-FRAMES = "frames"
-
 
 class AsyncBeamline:
     """The motor of the beam's spot, the camera that sees it, the ring; connected by a plan, in the RunEngine's loop.
@@ -21,7 +20,7 @@ class AsyncBeamline:
 
     def __init__(self, folder: Path) -> None:
         self.spot_x = Motor(f"pva://{PREFIX}m3", name="spot_x")
-        paths = StaticPathProvider(StaticFilenameProvider(FRAMES), folder.resolve())
+        paths = StaticPathProvider(StaticFilenameProvider(f"frames-{time.strftime('%Y%m%dT%H%M%S')}"), folder.resolve())
         self.camera = Camera(f"{PREFIX}cam:", paths, name="camera")
         self.stats = self.camera.get_plugin("stats", NDStatsIO)
         # Read beside each frame.

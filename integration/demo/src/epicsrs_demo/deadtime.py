@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from epicsrs_bulk import bulk_read, xspress3
-from epicsrs_demo.documents import RunDocuments
 from epicsrs_demo.flyer import COUNTER, REGIONS
+from epicsrs_demo.stored import Stored
 
 # A region's counts are whole numbers; the factor is not rounded.
 ROUNDING = 0.501
@@ -46,7 +46,7 @@ class Regions:
     true: np.ndarray
 
 
-def correct(run: RunDocuments) -> Regions:
+def correct(run: Stored) -> Regions:
     """Correct all regions of a fly scan.
 
     Raises:
@@ -65,7 +65,7 @@ def correct(run: RunDocuments) -> Regions:
     if off.any():
         row, region = np.argwhere(off)[0]
         raise DeadTimeError(
-            f"{run.path}, row {row + 1}: region {region + 1} has {corrected[row, region]:.1f} corrected counts, "
+            f"fly scan, row {row + 1}: region {region + 1} has {corrected[row, region]:.1f} corrected counts, "
             f"and {true[row, region]:.1f} came"
         )
     return Regions(columns["encoder"], factor[:, 0], raw, corrected, true)

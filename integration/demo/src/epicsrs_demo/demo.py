@@ -9,10 +9,11 @@ from rich.console import Console
 from epicsrs_demo.ioc import keep, serving
 from epicsrs_demo.options import Options
 from epicsrs_demo.parts import Parts
+from epicsrs_demo.storage import Storage
 
 
 def demo(options: Options) -> None:
-    """Start the IOC, go on the tour, end the IOC.
+    """Start the IOC and the catalog, go on the tour, end both.
 
     Raises:
         PartError: A part failed.
@@ -23,12 +24,16 @@ def demo(options: Options) -> None:
         with parts.part("start of the IOC"):
             # The terminal is for the live view; bluesky logs the traceback of a plan that failed.
             logging.basicConfig(filename=options.log, filemode="w", level=logging.WARNING)
+            storage = Storage(options.folder)
+            stack.callback(storage.close)
+            # It takes its time, which is that of all that comes before the first run.
+            storage.start()
             ioc = stack.enter_context(serving(options.folder))
             # Before any client is opened, which reads them.
             os.environ.update(ioc.env)
         ports = "Channel Access on port {ca_port}, pvAccess on {pva_port}".format(**ioc.ports)
         console.print(f"The beamline serves {ports}.", highlight=False)
-        with parts.part("import of ophyd, ophyd-async and bluesky"):
+        with parts.part("import of ophyd, ophyd-async, bluesky and tiled"):
             # Before ophyd is imported, which then loads no other client.
             from ophyd_epicsrs_sync import use_epicsrs
 
@@ -40,6 +45,6 @@ def demo(options: Options) -> None:
             from epicsrs_demo.tour import tour
             from epicsrs_native import shutdown_all
         stack.callback(shutdown_all)
-        tour(options, parts, console)
+        tour(options, storage, parts, console)
         if options.keep_ioc:
-            keep(ioc, console)
+            keep(ioc, storage.catalog, console)

@@ -1,6 +1,8 @@
 """The fly scan's hardware, through epicsrs-bulk: the counter mcs1, which counts while the sample is swept."""
 
-from epicsrs_bulk import ClockCounts, Column, WaveformFlyer
+from pathlib import Path
+
+from epicsrs_bulk import ClockCounts, Column, FileFlyer, WaveformFlyer
 from epicsrs_demo.records import PREFIX
 
 COUNTER = f"{PREFIX}mcs1:"
@@ -11,14 +13,17 @@ CLOCK = 80e6
 DWELL = 0.01
 
 
-def make_flyer(rows: int) -> WaveformFlyer:
-    """A flyer with the columns that the dead time is corrected by, and the truth; the regions come over pvAccess."""
+def make_flyer(rows: int, folder: Path) -> FileFlyer:
+    """A flyer with the columns that the dead time is corrected by, and the truth; the regions come over pvAccess.
+
+    Its rows go into a file in the folder, which the documents announce.
+    """
     columns = [
         Column(f"{COUNTER}Encoder", "encoder", units="mm"),
         *(Column(f"{COUNTER}{name}", key, units=units) for name, key, units in COLUMNS),
         *(Column(f"pva://{COUNTER}ROI{region}", f"roi{region}", units="counts") for region in range(1, REGIONS + 1)),
     ]
-    return WaveformFlyer(
+    pages = WaveformFlyer(
         "fly",
         columns,
         times=ClockCounts(f"{COUNTER}ClockTicks", frequency=CLOCK),
@@ -34,6 +39,9 @@ def make_flyer(rows: int) -> WaveformFlyer:
         disarm=[(f"{COUNTER}Acquire", 0)],
         timeout=rows * DWELL + 10.0,
     )
+    flyer = pages.stored_in(folder, above=0)
+    assert isinstance(flyer, FileFlyer)
+    return flyer
 
 
 COLUMNS = (

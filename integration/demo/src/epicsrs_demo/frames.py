@@ -1,17 +1,15 @@
-"""The camera's frames, in the HDF5 file that a run's documents point to."""
+"""The camera's frames, as the catalog gives them."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
-import h5py
 import numpy as np
 
-from epicsrs_demo.documents import RunDocuments
+from epicsrs_demo.stored import Stored
 
 
 class FramesError(RuntimeError):
-    """The file does not hold what the documents say."""
+    """They show no light."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class Frames:
     """The frames of a run.
 
     Attributes:
-        path: The file.
+        path: The file that they are in.
         images: Of shape (frames, rows, columns).
     """
 
@@ -36,19 +34,13 @@ class Frames:
         return np.stack([(light * axis).sum(axis=(1, 2)) / total for axis in (columns, rows)], axis=1)
 
 
-def read_frames(run: RunDocuments) -> Frames:
-    """Read the file back.
+def frames_of(run: Stored) -> Frames:
+    """The frames of the camera scan.
 
     Raises:
-        FramesError: It has another number of frames than the documents tell, or frames without light.
+        FramesError: Some are without light.
     """
-    [resource] = run.named("stream_resource")
-    told = max(datum["indices"]["stop"] for datum in run.named("stream_datum"))
-    path = Path(unquote(urlparse(resource["uri"]).path))
-    with h5py.File(path) as file:
-        images = np.asarray(file[resource["parameters"]["dataset"]])
-    if len(images) != told:
-        raise FramesError(f"{path} has {len(images)} frames, and the documents tell of {told}")
+    images = run.stream("primary").data["camera"]
     if not images.any(axis=(1, 2)).all():
-        raise FramesError(f"{path} has frames without any light")
-    return Frames(path, images)
+        raise FramesError(f"{run.files[0]} has frames without any light")
+    return Frames(run.files[0], images)

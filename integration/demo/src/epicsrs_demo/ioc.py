@@ -9,6 +9,7 @@ from threading import Event
 from rich.console import Console
 
 from epicsrs_beamline import Beamline
+from epicsrs_bulk import LocalCatalog
 from epicsrs_demo.parts import PartError
 from epicsrs_demo.records import PREFIX, database
 
@@ -22,8 +23,8 @@ def serving(folder: Path) -> Generator[Beamline]:
         yield beamline
 
 
-def keep(beamline: Beamline, console: Console) -> None:
-    """Say how to talk to the IOC, and wait.
+def keep(beamline: Beamline, catalog: LocalCatalog, console: Console) -> None:
+    """Say how to talk to the IOC and the catalog, and wait.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
@@ -31,10 +32,11 @@ def keep(beamline: Beamline, console: Console) -> None:
     """
     from epicsrs_native import get_context
 
-    console.print("\nThe IOC goes on until Ctrl-C. To talk to it from another shell:")
+    console.print("\nThe IOC and the catalog go on until Ctrl-C. To talk to them from another shell:")
     for name, value in beamline.env.items():
         # Not by rich, which would break long lines.
         print(f"export {name}={shlex.quote(value)}", flush=True)
+    print(f"export TILED_API_KEY={catalog.api_key}  # for {catalog.uri}", flush=True)
     gone = Event()
     channel = get_context().channel(f"{PREFIX}current")
     channel.connect()

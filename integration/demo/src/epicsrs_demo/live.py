@@ -56,8 +56,8 @@ class LiveView:
             self._begin(doc)
         elif name == "event" and doc["descriptor"] == self._descriptor:
             self._add(doc)
-        elif name == "event_page" and doc["descriptor"] == self._descriptor:
-            self.reached(len(doc["seq_num"]))
+        elif name == "stream_datum" and doc["descriptor"] == self._descriptor:
+            self.reached(doc["indices"]["stop"])
         else:
             return
         self._live.update(Group(self._progress, self._table()))

@@ -1,4 +1,4 @@
-"""The runs as one picture, drawn from the documents that were read back."""
+"""The runs as one picture, drawn from what the catalog has of them."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from epicsrs_demo.crowd import PROTOCOLS
 from epicsrs_demo.deadtime import Regions
-from epicsrs_demo.documents import RunDocuments
 from epicsrs_demo.frames import Frames
 from epicsrs_demo.latency import LAYERS
+from epicsrs_demo.stored import Stored
 
 BLUE, RED, GREEN, DARK = "#1f6fb4", "#d1495b", "#2a9d8f", "#3a3a3a"
 RUN_COLOURS = {"step": BLUE, "energy": "#e9a23b", "frames": "#7b5ea7", "fly": RED}
@@ -23,7 +23,7 @@ PROTOCOL_NAMES = {"ca": "Channel Access", "pva": "pvAccess"}
 SHOWN_PERCENT = 99.5
 
 
-def draw(runs: dict[str, RunDocuments], frames: Frames, regions: Regions, path: Path) -> None:
+def draw(runs: dict[str, Stored], frames: Frames, regions: Regions, path: Path) -> None:
     """Draw the scans, a frame, the beam current and the latencies as a PNG."""
     # A Figure without pyplot draws with Agg and needs no display.
     figure = Figure(figsize=(16, 13), layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.1))
@@ -41,7 +41,7 @@ def draw(runs: dict[str, RunDocuments], frames: Frames, regions: Regions, path: 
     figure.savefig(path, dpi=110)
 
 
-def _draw_steps(axes: Axes, run: RunDocuments) -> None:
+def _draw_steps(axes: Axes, run: Stored) -> None:
     data = run.stream("primary").data
     for key, colour in (("It", BLUE), ("If", RED), ("diode", GREEN)):
         normal = data[key] / (data["I0"] if key != "diode" else 1.0)
@@ -52,7 +52,7 @@ def _draw_steps(axes: Axes, run: RunDocuments) -> None:
     axes.legend(ncols=3, loc="upper center")
 
 
-def _draw_energies(axes: Axes, run: RunDocuments) -> None:
+def _draw_energies(axes: Axes, run: Stored) -> None:
     data = run.stream("primary").data
     axes.plot(data["energy"], data["analyser"], "o-", markersize=4, linewidth=1, color=BLUE, label="analyser")
     axes.set_ylim(top=axes.get_ylim()[1] * 1.2)
@@ -66,7 +66,7 @@ def _draw_energies(axes: Axes, run: RunDocuments) -> None:
     axes.legend(handles=[*axes.lines, *angle.lines], loc="upper center", ncols=2)
 
 
-def _draw_frame(axes: Axes, run: RunDocuments, frames: Frames) -> None:
+def _draw_frame(axes: Axes, run: Stored, frames: Frames) -> None:
     number = len(frames.images) // 4
     image = axes.imshow(frames.images[number], cmap="magma", origin="lower")
     axes.plot(*frames.spots.T, "+", color="#7fdbca", markersize=7, markeredgewidth=1.3)
@@ -77,7 +77,7 @@ def _draw_frame(axes: Axes, run: RunDocuments, frames: Frames) -> None:
     axes.grid(visible=False)
 
 
-def _draw_flight(axes: Axes, below: Axes, run: RunDocuments, regions: Regions) -> None:
+def _draw_flight(axes: Axes, below: Axes, run: Stored, regions: Regions) -> None:
     x, region = regions.encoder, 0
     raw, corrected, true = (counts[:, region] for counts in (regions.raw, regions.corrected, regions.true))
     axes.plot(x, true, color="#f4b6bd", linewidth=6, solid_capstyle="round", label="truly came")
@@ -85,11 +85,11 @@ def _draw_flight(axes: Axes, below: Axes, run: RunDocuments, regions: Regions) -
     axes.plot(x, raw, color=BLUE, linewidth=1.2, label="counted")
     rows, count = regions.raw.shape
     _label(
-        axes, f"Fly scan, epicsrs-bulk: {rows} rows of {count} regions in one EventPage; region 1", "", "counts a row"
+        axes, f"Fly scan, epicsrs-bulk: {rows} rows of {count} regions in one HDF5 file; region 1", "", "counts a row"
     )
     axes.tick_params(labelbottom=False)
     axes.legend(loc="upper right")
-    times = run.stream("primary").timestamps["encoder"]
+    times = run.stream("primary").data["fly_time_ns"] / 1e9
     dead = 1 - 1 / regions.factor.max()
     axes.text(
         0.012,
@@ -102,7 +102,7 @@ def _draw_flight(axes: Axes, below: Axes, run: RunDocuments, regions: Regions) -
     _label(below, "", f"encoder / {run.units('encoder')}", "corrected\n– true")
 
 
-def _draw_current(axes: Axes, runs: dict[str, RunDocuments]) -> None:
+def _draw_current(axes: Axes, runs: dict[str, Stored]) -> None:
     start = runs["step"].start["time"]
     patches: list[Patch] = []
     for name, colour in RUN_COLOURS.items():
@@ -118,7 +118,7 @@ def _draw_current(axes: Axes, runs: dict[str, RunDocuments]) -> None:
     _label(axes, "Beam current, watched during each scan", "seconds by the IOC's clock", units)
 
 
-def _draw_latency(axes: Axes, run: RunDocuments, protocol: str) -> None:
+def _draw_latency(axes: Axes, run: Stored, protocol: str) -> None:
     columns = {layer: run.stream("primary").data[f"{protocol}_{layer}"].ravel() * 1e6 for layer in LAYERS}
     least = min(float(times.min()) for times in columns.values())
     most = max(float(np.percentile(times, SHOWN_PERCENT)) for times in columns.values())

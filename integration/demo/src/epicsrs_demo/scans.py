@@ -1,4 +1,4 @@
-"""The plans. Each run says in its start document which one it is: ``scan`` names its file, ``title`` the run itself.
+"""The plans. Each run says in its start document which one it is: by ``scan`` in a word, by ``title`` for people.
 
 What they watch is a signal of ophyd-async, whose updates come in the RunEngine's own loop. Those of ophyd come in a
 thread, where the last one may become an event after the run's stop document.
@@ -15,7 +15,7 @@ from ophyd import EpicsMotor
 from ophyd_async.core import SignalR
 from ophyd_async.plan_stubs import ensure_connected
 
-from epicsrs_bulk import WaveformFlyer
+from epicsrs_bulk import FileFlyer
 from epicsrs_demo.async_devices import AsyncBeamline
 from epicsrs_demo.deadtime import detector
 from epicsrs_demo.flyer import DWELL
@@ -75,8 +75,8 @@ def frame_scan(beamline: AsyncBeamline, points: int, watched: SignalR[float]) ->
     yield from bpp.monitor_during_wrapper(scan, [watched])
 
 
-def fly_scan(flyer: WaveformFlyer, motor: EpicsMotor, rows: int, watched: SignalR[float]) -> MsgGenerator[Any]:
-    """Sweep the sample while the counter counts, and take that as one page; a signal is watched all along."""
+def fly_scan(flyer: FileFlyer, motor: EpicsMotor, rows: int, watched: SignalR[float]) -> MsgGenerator[Any]:
+    """Sweep the sample while the counter counts, and take that as a file; a signal is watched all along."""
     metadata = {
         "scan": "fly",
         "title": "fly scan, epicsrs-bulk",

@@ -7,9 +7,9 @@ from rich.table import Table
 
 from epicsrs_demo.crowd import PROTOCOLS, Phase
 from epicsrs_demo.deadtime import Regions
-from epicsrs_demo.documents import RunDocuments
 from epicsrs_demo.latency import LAYERS
 from epicsrs_demo.parts import Parts
+from epicsrs_demo.stored import Stored
 
 # Region n has 1/n of the counts of the first.
 TOLD_REGIONS = (1, 2, 8, 48)
@@ -28,10 +28,10 @@ def show_crowd(console: Console, phases: list[Phase]) -> None:
     console.print(table)
 
 
-def show_runs(console: Console, runs: list[RunDocuments]) -> None:
-    """Print what each run has left on the disk."""
+def show_runs(console: Console, runs: list[Stored]) -> None:
+    """Print what the catalog has of each run."""
     table = _table(
-        "Runs of one RunEngine, as read back from the disk", "run", "PVs", "events", "documents", "seconds", "kB"
+        "Runs of one RunEngine, as read back from Tiled", "run", "PVs", "events", "documents", "seconds", "MB"
     )
     for run in runs:
         events = sum(run.stop["num_events"].values())
@@ -39,9 +39,9 @@ def show_runs(console: Console, runs: list[RunDocuments]) -> None:
             run.start["title"],
             str(len(run.sources)),
             f"{events:,}",
-            f"{len(run.documents):,}",
+            f"{run.documents:,}",
             f"{run.stop['time'] - run.start['time']:.2f}",
-            f"{run.path.stat().st_size / 1e3:,.0f}",
+            f"{sum(stream.bytes for stream in run.streams.values()) / 1e6:.2f}",
         )
     console.print(table)
 
@@ -58,7 +58,7 @@ def show_regions(console: Console, regions: Regions) -> None:
     console.print(table)
 
 
-def show_latencies(console: Console, run: RunDocuments) -> None:
+def show_latencies(console: Console, run: Stored) -> None:
     """Print the median time of one read through each layer."""
     columns = run.stream("primary").data
     count = columns["ca_channel"].size
