@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,8 @@ class ChannelStore:
         self._limit = limit
         self._lock = threading.Lock()
         self._channels: OrderedDict[str, Channel] = OrderedDict()
-        self._used: Counter[str] = Counter()
+        # The lists of names that reads use at this moment.
+        self._lent: list[list[str]] = []
 
     @contextmanager
     def lend(self, pvs: Sequence[str | Channel]) -> Generator[list[Channel]]:
@@ -37,14 +38,18 @@ class ChannelStore:
         """
         names = [pv for pv in pvs if isinstance(pv, str)]
         with self._lock:
-            self._used.update(names)
+            self._lent.append(names)
         try:
             with self._lock:
-                opened = {pv: self._open(pv) for pv in names}
-            yield [opened[pv] if isinstance(pv, str) else pv for pv in pvs]
+                opened = self._open(names)
+            if len(opened) < len(pvs):
+                by_name = dict(zip(names, opened, strict=True))
+                yield [by_name[pv] if isinstance(pv, str) else pv for pv in pvs]
+            else:
+                yield opened
         finally:
             with self._lock:
-                self._used.subtract(names)
+                self._lent = [others for others in self._lent if others is not names]
                 self._release(names)
 
     def keep(self, limit: int) -> int:
@@ -59,28 +64,40 @@ class ChannelStore:
         with self._lock:
             return self._close_surplus(0)
 
-    def _open(self, pv: str) -> Channel:
-        channel = self._channels.get(pv)
-        # The user may have shut the whole client down; the next read opens a fresh one.
-        if channel is None or channel.closed:
-            channel = self._channels[pv] = get_context().channel(pv)
-        self._channels.move_to_end(pv)
-        return channel
+    def _open(self, pvs: list[str]) -> list[Channel]:
+        kept = self._channels
+        opened: list[Channel] = []
+        for pv in pvs:
+            channel = kept.get(pv)
+            # The user may have shut the whole client down; the next read opens a fresh one.
+            if channel is None or channel.closed:
+                channel = kept[pv] = get_context().channel(pv)
+            kept.move_to_end(pv)
+            opened.append(channel)
+        return opened
 
     def _release(self, pvs: list[str]) -> None:
-        for pv in pvs:
-            if not self._used[pv]:
-                del self._used[pv]
-                if pv in self._channels and not self._channels[pv].connected:
+        kept = self._channels
+        unconnected = [pv for pv in pvs if pv in kept and not kept[pv].connected]
+        if unconnected:
+            used = self._used()
+            for pv in unconnected:
+                if pv not in used:
                     self._close(pv)
         self._close_surplus(self._limit)
 
     def _close_surplus(self, limit: int) -> int:
-        surplus = max(len(self._channels) - limit, 0)
-        unused = [pv for pv in self._channels if pv not in self._used][:surplus]
+        surplus = len(self._channels) - limit
+        if surplus <= 0:
+            return 0
+        used = self._used()
+        unused = [pv for pv in self._channels if pv not in used][:surplus]
         for pv in unused:
             self._close(pv)
         return len(unused)
+
+    def _used(self) -> set[str]:
+        return {pv for names in self._lent for pv in names}
 
     def _close(self, pv: str) -> None:
         self._channels.pop(pv).close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from epicsrs_bulk._read import BulkRead, bulk_read, bulk_read_async
+from epicsrs_native import EpicsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,9 +45,8 @@ async def bulk_get_async(
 
 def bulk_caget(pvs: Iterable[str | Channel], timeout: float | None = 5.0) -> dict[str, Any]:
     """The value of each PV, and None for those that cannot be read, as code that knows this name expects it."""
-    return {
-        pv: reading.value if reading.error is None else None for pv, reading in bulk_read(pvs, timeout=timeout).items()
-    }
+    answers = bulk_read(pvs, timeout=timeout).answers
+    return {pv: None if isinstance(answer, EpicsError) else answer.value for pv, answer in answers.items()}
 
 
 def check_on_error(on_error: str) -> None:
@@ -58,4 +58,4 @@ def check_on_error(on_error: str) -> None:
 def _values(result: BulkRead, on_error: OnError) -> dict[str, Any]:
     if on_error == "raise":
         result.raise_first()
-    return {pv: reading.value if reading.error is None else reading.error for pv, reading in result.items()}
+    return {pv: answer if isinstance(answer, EpicsError) else answer.value for pv, answer in result.answers.items()}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from epicsrs_bulk._channels import channels
 from epicsrs_native import Channel, EpicsError, Reading, get_context
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 # The longest part of a list of failed PVs that a message tells.
 _TOLD = 5
@@ -49,6 +50,19 @@ class PvReading:
         """0 none, 1 minor, 2 major, 3 invalid, 4 undefined (pvAccess only)."""
         return self._answer().severity
 
+    @classmethod
+    def of(cls, pv: str, answer: Reading | EpicsError) -> PvReading:
+        """What native gave for a PV."""
+        return cls(pv, None, answer) if isinstance(answer, Reading) else cls(pv, answer, None)
+
+    @property
+    def answer(self) -> Reading | EpicsError:
+        """The native Reading, or the error in its place."""
+        if self._reading is not None:
+            return self._reading
+        assert self.error is not None, "a PV has a reading or an error"
+        return self.error
+
     def _answer(self) -> Reading:
         if self._reading is None:
             # Each time a new one: the traceback of an exception that is raised twice grows.
@@ -60,16 +74,24 @@ class BulkRead(Mapping[str, PvReading]):
     """The result of one bulk read: a PvReading for every PV that was asked for, by name and in that order."""
 
     def __init__(self, readings: Iterable[PvReading]) -> None:
-        self._readings = {reading.pv: reading for reading in readings}
+        self._answers = {reading.pv: reading.answer for reading in readings}
+
+    @classmethod
+    def of(cls, pvs: Iterable[str], answers: Iterable[Reading | EpicsError]) -> BulkRead:
+        """What a bulk read by native has given, PV for PV."""
+        result = cls(())
+        result._answers = dict(zip(pvs, answers, strict=True))
+        return result
 
     def __getitem__(self, pv: str) -> PvReading:
-        return self._readings[pv]
+        # Made when asked for: of 10,000 PVs that takes as long as to read them.
+        return PvReading.of(pv, self._answers[pv])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._readings)
+        return iter(self._answers)
 
     def __len__(self) -> int:
-        return len(self._readings)
+        return len(self._answers)
 
     def __repr__(self) -> str:
         return f"<BulkRead: {len(self)} PVs, {len(self.errors)} failed>"
@@ -77,7 +99,12 @@ class BulkRead(Mapping[str, PvReading]):
     @property
     def errors(self) -> dict[str, EpicsError]:
         """The error of each PV that failed, by PV."""
-        return {pv: reading.error for pv, reading in self._readings.items() if reading.error is not None}
+        return {pv: answer for pv, answer in self._answers.items() if isinstance(answer, EpicsError)}
+
+    @property
+    def answers(self) -> Mapping[str, Reading | EpicsError]:
+        """What native gave for each PV, by name: a Reading, or the error in its place."""
+        return MappingProxyType(self._answers)
 
     @property
     def failed(self) -> list[str]:
@@ -115,14 +142,14 @@ def bulk_read(pvs: Iterable[str | Channel], *, timeout: float | None = 5.0) -> B
     """
     wanted = checked_pvs(pvs)
     with channels.lend(wanted) as opened:
-        return _result(wanted, get_context().get_many(opened, timeout=timeout))
+        return BulkRead.of(map(name_of, wanted), get_context().get_many(opened, timeout=timeout))
 
 
 async def bulk_read_async(pvs: Iterable[str | Channel], *, timeout: float | None = 5.0) -> BulkRead:
     """Awaitable twin of ``bulk_read``."""
     wanted = checked_pvs(pvs)
     with channels.lend(wanted) as opened:
-        return _result(wanted, await get_context().get_many_async(opened, timeout=timeout))
+        return BulkRead.of(map(name_of, wanted), await get_context().get_many_async(opened, timeout=timeout))
 
 
 def checked_pvs(pvs: Iterable[str | Channel], caller: str = "bulk_read") -> list[str | Channel]:
@@ -141,13 +168,6 @@ def checked_pvs(pvs: Iterable[str | Channel], caller: str = "bulk_read") -> list
             raise ValueError(f"{name_of(pv)}: given twice")
         seen.add(name)
     return wanted
-
-
-def _result(wanted: Sequence[str | Channel], answers: Sequence[Reading | EpicsError]) -> BulkRead:
-    return BulkRead(
-        PvReading(name_of(pv), None, answer) if isinstance(answer, Reading) else PvReading(name_of(pv), answer, None)
-        for pv, answer in zip(wanted, answers, strict=True)
-    )
 
 
 def name_of(pv: str | Channel) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from epicsrs_bulk._channels import channels
 from epicsrs_bulk._columns import check_key, check_unique
-from epicsrs_bulk._read import BulkRead, PvReading, bulk_read_async, checked_pvs, name_of
+from epicsrs_bulk._read import BulkRead, bulk_read_async, checked_pvs, name_of
 from epicsrs_native import EnumValue, EpicsError, get_context
 
 if TYPE_CHECKING:
@@ -76,10 +76,7 @@ class BulkSnapshot:
         """
         with channels.lend(list(self._pvs.values())) as opened:
             answers = await get_context().get_many_async(opened, form="ctrl", timeout=self._timeout)
-        BulkRead(
-            PvReading(pv, answer if isinstance(answer, EpicsError) else None, None)
-            for pv, answer in zip(self._pvs.values(), answers, strict=True)
-        ).raise_first()
+        BulkRead.of(self._pvs.values(), answers).raise_first()
         keys: dict[str, DataKey] = {}
         for (key, pv), answer in zip(self._pvs.items(), answers, strict=True):
             assert not isinstance(answer, EpicsError), "raise_first() would have raised"

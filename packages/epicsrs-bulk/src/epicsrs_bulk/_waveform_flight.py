@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from epicsrs_bulk._errors import FlightDataError, FlightError, FlightStoppedError, FlightTimeoutError
 from epicsrs_bulk._flight import Flight, Outcome, settle
 from epicsrs_bulk._harvest import Harvest, Page
-from epicsrs_bulk._read import BulkRead, PvReading
-from epicsrs_native import Channel, EnumValue, EpicsError, Reading, get_context
+from epicsrs_bulk._read import BulkRead
+from epicsrs_native import Channel, EnumValue, EpicsError, get_context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -229,10 +229,7 @@ class WaveformFlight(Flight):
     async def _read(self, pvs: Sequence[str]) -> BulkRead:
         channels = [self._channels[pv] for pv in pvs]
         answers = await get_context().get_many_async(channels, timeout=self._procedure.io_timeout)
-        return BulkRead(
-            PvReading(pv, None, answer) if isinstance(answer, Reading) else PvReading(pv, answer, None)
-            for pv, answer in zip(pvs, answers, strict=True)
-        )
+        return BulkRead.of(pvs, answers)
 
     def _timed_out(self) -> FlightError:
         if self._procedure.done is None:
