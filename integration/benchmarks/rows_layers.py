@@ -25,16 +25,21 @@ def _ophyd_connects() -> list[Row]:
     device = (
         Figure("ms", "areaDetector of 1215 lazy signals, wait_for_connection", "ms", Goal(1000.0)),
         Figure("ms", "the same beside ophyd-epicsrs", "ms", Goal(0.6, ("ophyd-epicsrs",))),
+        Figure("cpu", "the same, processor time", "ms"),
     )
     monitored = (
         Figure("ms", "3000 monitored signals, made and connected", "ms", Goal(1500.0)),
+        Figure("cpu", "the same, processor time", "ms"),
         Figure("threads", "3000 monitored signals, threads over idle", "", Goal(4)),
     )
-    few = Figure("ms", "200 signals, made and connected", "ms", Goal(0.2, ("pyepics",)))
+    few = (
+        Figure("ms", "200 signals, made and connected", "ms", Goal(0.2, ("pyepics",))),
+        Figure("cpu", "the same, processor time", "ms"),
+    )
     return [
         row("device", {"task": "device", "prefix": CAMERA}, *device, server="camera"),
-        row("monitored", {"task": "monitored", "pv": f"ca://{BULK}", "size": 3000}, *monitored),
-        row("connect", {"task": "connect_all", "pv": f"ca://{BULK}", "size": 200}, few),
+        row("monitored", {"task": "connect", "pv": f"ca://{BULK}", "size": 3000, "monitored": True}, *monitored),
+        row("connect", {"task": "connect", "pv": f"ca://{BULK}", "size": 200, "monitored": False}, *few),
     ]
 
 
@@ -85,6 +90,7 @@ def _async(protocol: str, share: float) -> list[Row]:
             "crowd",
             {"task": "crowd", "pv": many, "size": SIGNALS},
             figure("ms", "1000 signals, made and connected", "ms", 0.8),
+            Figure("cpu", f"{name} the same, processor time", "ms"),
             figure("threads", "1000 monitored signals, threads over idle", "", 4, ()),
             figure("mib", "1000 monitored signals, memory of the process", "MiB", 1.1, stock),
             fresh=True,
