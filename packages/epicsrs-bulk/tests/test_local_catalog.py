@@ -21,6 +21,7 @@ def test_a_folder_that_cannot_be_one_is_named(tmp_path: Path) -> None:
         LocalCatalog(tmp_path / "file" / "catalog").start()
 
 
+@pytest.mark.slow  # all of tiled is imported to hear it
 def test_a_server_that_ends_says_why(tmp_path: Path) -> None:
     catalog = LocalCatalog(tmp_path)
     (tmp_path / "catalog.db").write_text("no database")

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from epicsrs_bulk import CatalogError, LocalCatalog, Sink, TiledError, TiledTarget, replay
+from ioc import HERE as IOC_TESTS
 
 HERE = Path(__file__).parent
+EXAMPLES = IOC_TESTS / "programs" / "examples.py"
 sys.path.insert(0, str(HERE))
 
 from tiled_runs import Document, MadeRun  # noqa: E402
@@ -380,3 +382,20 @@ def test_a_sink_delivers_a_run_before_its_stop_returns(client: Any, tmp_path: Pa
 
         assert client[run.uid]["primary"]["x"].read().tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
     assert [path.suffix for path in tmp_path.iterdir()] == [".delivered"]
+
+
+def test_the_page_on_tiled_does_what_it_says(catalog: LocalCatalog, tmp_path: Path) -> None:
+    page = HERE.parents[2] / "docs" / "how-to" / "runs-to-tiled.md"
+
+    done = subprocess.run(
+        [sys.executable, EXAMPLES, page],
+        cwd=tmp_path,
+        env={**os.environ, "TILED_URL": catalog.uri, "TILED_API_KEY": catalog.api_key},
+        capture_output=True,
+        text=True,
+        timeout=300.0,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout.split()[0]) > 8
