@@ -6,6 +6,7 @@ neither NaN nor infinity, which MongoDB does; for these the bytes are looked at.
 
 import os
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -307,17 +308,15 @@ def test_a_uri_without_sense_is_refused(to: str, capsys: pytest.CaptureFixture[s
     assert "names no database" in (err := capsys.readouterr().err) or "no URI of a MongoDB server" in err
 
 
-def test_the_page_about_mongo_does_what_it_says(server: Server, tmp_path: Path) -> None:
-    follow = [sys.executable, str(Path(__file__).parent / "programs/follow.py"), "runs-to-mongo.md"]
+def test_the_page_about_mongo_does_what_it_says(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    monkeypatch.setenv("MONGO_URI", f"mongodb://{server.address}")
+    monkeypatch.setattr(sys, "argv", ["follow.py", "runs-to-mongo.md"])
 
-    done = subprocess.run(
-        follow,
-        cwd=tmp_path,
-        env={**os.environ, "MONGO_URI": f"mongodb://{server.address}"},
-        capture_output=True,
-        text=True,
-        timeout=120.0,
-        check=False,
-    )
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(Path(__file__).parent / "programs/follow.py"))
 
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert not end.value.code, capsys.readouterr().out

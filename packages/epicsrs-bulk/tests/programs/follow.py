@@ -5,6 +5,7 @@ Usage: follow.py PAGE.md. Commands for the shell are run where they stand, with 
 
 import os
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -20,5 +21,5 @@ page = REPOSITORY / "docs/how-to" / sys.argv[1]
 session = re.sub(r"^```sh\n(.*?)^```", in_python, page.read_text(), flags=re.MULTILINE | re.DOTALL)
 Path(page.name).write_text(f"```python\n>>> import subprocess\n```\n{session}")
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-examples = REPOSITORY / "packages/epicsrs-native/tests/programs/examples.py"
-os.execv(sys.executable, [sys.executable, str(examples), page.name])
+sys.argv = ["examples.py", page.name]
+runpy.run_path(str(REPOSITORY / "packages/epicsrs-native/tests/programs/examples.py"))
