@@ -153,6 +153,25 @@ def test_a_motor_stops_on_its_way(beamline: Beamline, scheme: str, connect: Call
     assert begun < motor.position < begun + 30
 
 
+def test_a_plan_stops_its_motor_on_its_way(
+    beamline: Beamline, scheme: str, connect: Callable[..., Any], run: Callable[..., Any]
+) -> None:
+    motor = connect(EpicsMotor, scheme + beamline.pv("m5"), name="slow")
+    begun = motor.position
+
+    def plan() -> Iterator[Any]:
+        yield from bps.abs_set(motor, begun - 60, group="move")
+        while (yield from bps.rd(motor)) >= begun:
+            yield from bps.sleep(0.05)
+        yield from bps.stop(motor)
+        yield from bps.wait("move", timeout=LIMIT)
+
+    # ophyd calls a move that was stopped a success.
+    run(plan())
+    assert not motor.moving
+    assert begun - 30 < motor.position < begun
+
+
 def test_a_plan_that_is_refused_by_the_limits_moves_nothing(
     beamline: Beamline, scheme: str, connect: Callable[..., Any], run: Callable[..., Any]
 ) -> None:
