@@ -2,8 +2,6 @@
 
 import asyncio
 
-import pytest
-
 from deadline import eventually
 from ophyd_epicsrs_async import epicsrs_signal_r
 
@@ -14,16 +12,15 @@ NAMES = [f"{record}.{last}{field}" for record in RECORDS for last in ("", "L") f
 REQUEST = {"ca": 16, "pva": 17}
 
 
-@pytest.mark.parametrize("operation", ["get_value", "read"])
-def test_all_signals_of_a_gather_have_asked_before_the_first_is_answered(ioc, run, protocol, operation):
+def test_all_signals_of_a_gather_have_asked_before_the_first_is_answered(ioc, run, protocol):
     async def main():
         signals = [epicsrs_signal_r(float, ioc.pv(name, protocol)) for name in NAMES]
         await asyncio.gather(*(signal.connect() for signal in signals))
         # pvAccess first asks for the way to get, and only then gets.
-        await asyncio.gather(*(getattr(signal, operation)() for signal in signals))
+        await asyncio.gather(*(signal.read() for signal in signals))
         with ioc.frozen():
             # A server that answers nothing: what waits for an answer stays here.
-            reading = asyncio.gather(*(getattr(signal, operation)() for signal in signals))
+            reading = asyncio.gather(*(signal.read() for signal in signals))
             await eventually(lambda: ioc.unread(protocol) >= len(NAMES) * REQUEST[protocol])
             assert not reading.done()
         assert len(await reading) == len(NAMES)
