@@ -310,6 +310,7 @@ def test_a_full_queue_holds_the_plan_for_so_long_then_fails_it_and_says_why(sink
     target, run = Stuck(), Run()
     taker = sink(target, max_bytes=2500, queue_timeout=0.2)
     feed(taker, [run.start, run.descriptor, run.event(x=bytes(900)), run.event(x=bytes(900))])
+    until(lambda: taker.health().queued == 2)
     watch = Stopwatch()
 
     with pytest.raises(DeliveryTimeoutError, match=rf"no room .* within 0.2 s: .* taking event of run {run.uid} for"):
