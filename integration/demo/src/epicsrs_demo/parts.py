@@ -4,6 +4,8 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 
+from epicsrs_bulk import SinkError
+
 
 class PartError(RuntimeError):
     """A part failed; the message is one sentence that names it and says why."""
@@ -37,4 +39,6 @@ def _reason(error: Exception) -> str:
     while isinstance(chain[-1].__cause__, Exception):
         chain.append(chain[-1].__cause__)
     told = next((cause for cause in reversed(chain) if str(cause)), error)
+    # Of a full disk, the system does not say under what.
+    told = next((cause for cause in chain if isinstance(cause, SinkError)), told)
     return f"{type(told).__name__}: {' '.join(str(told).split())}"
