@@ -24,7 +24,7 @@ from ophyd_async.plan_stubs import ensure_connected
 from ophyd_async.sim import SimBlobDetector
 
 from deadline import until
-from epicsrs_bulk import BulkWaveformDataLogic, BulkWaveformPageLogic, ClockCounts, Column, FlightDataError, FlightError
+from epicsrs_bulk import BulkWaveformDataLogic, ClockCounts, Column, FlightDataError, FlightError
 from ioc import Ioc
 
 Measure = Callable[..., None]
@@ -217,11 +217,6 @@ def test_a_detector_that_is_unstaged_in_flight_leaves_its_file_readable(
     board.channel("manual_busy").put(0)
     with h5py.File(tmp_path / "counts.h5") as file:
         assert file["board-i0"][:].tolist() == [1.5, 2.5, 3.5, 4.5]
-
-
-def test_pages_wait_for_a_release_of_ophyd_async() -> None:
-    with pytest.raises(NotImplementedError, match=r"ophyd-async#1408"):
-        BulkWaveformPageLogic([Column("X", "x")])
 
 
 @pytest.mark.parametrize(

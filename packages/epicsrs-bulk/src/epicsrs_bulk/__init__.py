@@ -44,9 +44,8 @@ from epicsrs_bulk._waveform_flyer import WaveformFlyer
 
 if TYPE_CHECKING:
     from epicsrs_bulk._detector import BulkWaveformDataLogic as BulkWaveformDataLogic
-    from epicsrs_bulk._detector import BulkWaveformPageLogic as BulkWaveformPageLogic
 
-# Without BulkWaveformDataLogic and BulkWaveformPageLogic, which need ophyd-async: `import *` works without it.
+# Without BulkWaveformDataLogic, which needs ophyd-async: `import *` works without it.
 __all__ = [
     "AsyncMongoWriter",
     "BulkRead",
@@ -111,10 +110,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name not in ("BulkWaveformDataLogic", "BulkWaveformPageLogic"):
+    if name != "BulkWaveformDataLogic":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from epicsrs_bulk import _detector
+        from epicsrs_bulk._detector import BulkWaveformDataLogic
     except ModuleNotFoundError as error:
         raise ImportError(f"{name} needs ophyd-async; pip install 'epicsrs-bulk[async]' brings it") from error
-    return getattr(_detector, name)
+    return BulkWaveformDataLogic

@@ -41,7 +41,8 @@ class BulkWaveformDataLogic(DetectorDataLogic):
     For detectors that have no file of their own, such as multi-channel scalers. The rows of an acquisition come when
     the ``done`` PV has gone to another value and back; they count as collections, so ``complete`` ends when there are
     as many as the detector was prepared for. Starting and stopping the device is the matter of the detector's trigger
-    and acquire logics.
+    and acquire logics. EventPages instead of a file are not to be had: no detector of ophyd-async 0.21 emits them
+    (bluesky/ophyd-async#1408).
 
     The data keys are ``<detector>-<key>`` and ``<detector>-<key>_valid`` for each column, and
     ``<detector>-time_ns`` for the rows' times by the IOC's clock.
@@ -128,22 +129,6 @@ class BulkWaveformDataLogic(DetectorDataLogic):
         acquisitions, self._acquisitions = self._acquisitions, None
         if acquisitions is not None:
             await acquisitions.end()
-
-
-class BulkWaveformPageLogic(DetectorDataLogic):
-    """The same data as EventPages, for an ophyd-async whose detectors can emit them.
-
-    Raises:
-        NotImplementedError: This ophyd-async cannot; as of 0.21 none can.
-    """
-
-    def __init__(self, *_arguments: object, **_options: object) -> None:
-        if not hasattr(DetectorDataLogic, "prepare_bounded"):
-            raise NotImplementedError(
-                "a StandardDetector emits no EventPages before bluesky/ophyd-async#1408 is released; "
-                "use BulkWaveformDataLogic, which writes a file"
-            )
-        raise NotImplementedError("ophyd-async has prepare_bounded now, and epicsrs-bulk does not use it yet")
 
 
 class Acquisitions:
