@@ -1,5 +1,6 @@
 //! Putting a value into a server's type: exactly, or not at all.
 
+use std::any::{Any, TypeId};
 use std::sync::Arc;
 
 use crate::array::{Array, Elements};
@@ -149,21 +150,25 @@ pub fn elements<T: Send + Sync + 'static>(values: Vec<T>) -> Elements<T> {
     Arc::new(values)
 }
 
-fn each<S: Copy, T: Fit>(source: &[S], number: impl Fn(S) -> Number) -> Result<Vec<T>, Error> {
-    source
-        .iter()
-        .enumerate()
-        .map(|(i, s)| {
-            let number = number(*s);
-            T::fit(number).ok_or_else(|| {
-                Error::value(format!(
-                    "element {i}, {}, does not fit the server's {}",
-                    number.show(),
-                    T::NAME
-                ))
-            })
-        })
-        .collect()
+fn each<S: Copy + 'static, T: Fit>(source: &[S], number: impl Fn(S) -> Number) -> Result<Vec<T>, Error> {
+    if TypeId::of::<S>() == TypeId::of::<T>() {
+        let same: Box<dyn Any> = Box::new(source.to_vec());
+        if let Ok(same) = same.downcast() {
+            return Ok(*same);
+        }
+    }
+    let mut fitting = Vec::with_capacity(source.len());
+    for (i, s) in source.iter().enumerate() {
+        let number = number(*s);
+        fitting.push(T::fit(number).ok_or_else(|| {
+            Error::value(format!(
+                "element {i}, {}, does not fit the server's {}",
+                number.show(),
+                T::NAME
+            ))
+        })?);
+    }
+    Ok(fitting)
 }
 
 /// The value as elements of the server's type; a scalar is an array of one.

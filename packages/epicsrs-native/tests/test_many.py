@@ -2,14 +2,24 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from deadline import Stopwatch
-from epicsrs_native import Channel, Columns, EpicsError, NotConnectedError, Reading, ReplyTimeoutError, get_context
+from deadline import Stopwatch, until
+from epicsrs_native import (
+    Channel,
+    Columns,
+    Delivery,
+    EpicsError,
+    NotConnectedError,
+    Reading,
+    ReplyTimeoutError,
+    get_context,
+)
 from ioc import NETWORK, Ioc
 
 Call = Callable[..., Any]
@@ -301,3 +311,19 @@ def test_thousands_connect_within_seconds_beside_absent_ones(crowd: Ioc, protoco
 
     assert watch.elapsed <= 4.0
     assert not any(channel.connected for channel in absent)
+
+
+def test_a_crowd_of_monitors_hears_all_values_also_of_a_server_that_was_restarted(crowd: Ioc, lane: Delivery) -> None:
+    heard: dict[int, Reading[Any]] = {}
+    for n in range(CROWD):
+        crowd.channel(str(n)).monitor(partial(heard.__setitem__, n), form="ctrl", delivery=lane, wait=False)
+    until(lambda: len(heard) == CROWD, 60.0)
+    assert all(heard[n].value == n and heard[n].metadata is not None for n in range(CROWD))
+    heard.clear()
+
+    crowd.kill()
+    crowd.start()
+
+    until(lambda: len(heard) == CROWD, 60.0)
+    assert all(heard[n].value == n and heard[n].metadata is not None for n in range(CROWD))
+    assert crowd.channel("0").get().value == 0

@@ -9,7 +9,7 @@ use super::line::{Line, Place};
 const MOST_FRAMES: usize = 2000;
 
 /// How long the writer is given before the queue is looked at again.
-const PAUSE: Duration = Duration::from_millis(1);
+pub const PAUSE: Duration = Duration::from_millis(1);
 
 /// The queue is looked at for every so many requests: a look costs as much as a tenth of a request.
 const LOOK: usize = 32;

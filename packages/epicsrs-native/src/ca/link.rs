@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::CaContext;
 use super::asked::{Answer, Asked};
 use super::failure::{Refusal, failure, type_name, write_refusal};
-use super::gate::Gate;
+use super::gate::{self, Gate};
 use super::line::Line;
 use super::properties::{News, Properties};
 use super::value;
@@ -202,13 +202,15 @@ impl CaLink {
             *properties = Properties::Asked(Vec::new());
         }
         let connection = self.connection.load(Ordering::SeqCst);
-        let asked = self
-            .channel()
-            .native_field_type()
-            .and_then(|native| self.channel().get_callback(native.ctrl_dbr_type(), ReqCount::Fixed(1)))
-            .map(|answer| Box::pin(answer) as Answer<Snapshot>);
+        let asked = self.request_properties();
         let link = self.clone();
         self.context.handle.spawn(async move {
+            let mut asked = asked;
+            // What the crate says of a full queue too.
+            while matches!(asked, Err(CaError::Disconnected)) && link.connection.load(Ordering::SeqCst) == connection {
+                tokio::time::sleep(gate::PAUSE).await;
+                asked = link.request_properties();
+            }
             let answer = match asked {
                 Ok(answer) => answer.await,
                 Err(error) => Err(error),
@@ -219,6 +221,14 @@ impl CaLink {
             }
         });
         self.watch_properties();
+    }
+
+    fn request_properties(&self) -> Result<Answer<Snapshot>, CaError> {
+        let native = self.channel().native_field_type()?;
+        let answer = self
+            .channel()
+            .get_callback(native.ctrl_dbr_type(), ReqCount::Fixed(1))?;
+        Ok(Box::pin(answer))
     }
 
     /// Have the server tell whenever they change (DBE_PROPERTY), from now on and with each connection.

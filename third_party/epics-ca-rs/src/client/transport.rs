@@ -41,7 +41,7 @@ use epics_libcom_rs::cfmt::CFloat;
 
 use super::types::{
     CircuitKey, DirectServerWriter, DirectServerWriters, InFlightOps, ReadReply, ReadReplyMode,
-    ReadWaiter, SEND_BACKPRESSURE_FRAMES, TransportCommand, TransportEvent, WarmReplySlot,
+    ReadWaiter, TransportCommand, TransportEvent, WarmReplySlot,
 };
 
 fn dispatch_read_reply_with<F>(in_flight: &InFlightOps, ioid: u32, make_result: F)
@@ -2028,19 +2028,11 @@ fn send_frame(
 ) {
     let (server_addr, priority) = circuit;
     let failed = if let Some(conn) = connections.get(&circuit) {
-        let pending = conn
-            .pending_frames
-            .load(std::sync::atomic::Ordering::Relaxed);
-        if pending >= SEND_BACKPRESSURE_FRAMES {
-            epics_libcom_rs::stderr_println!(
-                "CA: {server_addr}: send buffer stalled ({pending} frames pending), closing"
-            );
-            true
-        } else {
-            conn.pending_frames
-                .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            conn.write_tx.send(frame).is_err()
-        }
+        // However many wait: they are as many as the channels and subscriptions of this
+        // circuit, and after a reconnect all of them come at once.
+        conn.pending_frames
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        conn.write_tx.send(frame).is_err()
     } else {
         false
     };
