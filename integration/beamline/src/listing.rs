@@ -3,15 +3,16 @@
 use epics_base_rs::server::database::PvDatabase;
 use epics_base_rs::server::database::db_access::DbChannel;
 
-/// One line for each record, sorted by name.
-pub async fn listing(database: &PvDatabase) -> String {
-    let mut names: Vec<String> = database
+use crate::mca;
+
+/// One line for each record and each PV of the analyzer, sorted by name.
+pub async fn listing(database: &PvDatabase, prefix: &str) -> String {
+    let names: Vec<String> = database
         .all_record_names()
         .iter()
         .map(|name| name.to_string())
         .collect();
-    names.sort();
-    let mut lines = String::new();
+    let mut lines = mca::listing(prefix);
     for name in names {
         let field = |field: &str| format!("{name}.{field}");
         let kind = text(database, &field("RTYP")).await;
@@ -23,10 +24,11 @@ pub async fn listing(database: &PvDatabase) -> String {
                 }
             }
         }
-        lines.push_str(format!("{name:<40} {kind:<10} {what}").trim_end());
-        lines.push('\n');
+        lines.push(format!("{name:<40} {kind:<10} {what}").trim_end().to_owned());
     }
-    lines
+    lines.sort();
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 async fn text(database: &PvDatabase, name: &str) -> String {

@@ -9,6 +9,7 @@ mod counters;
 mod dcm;
 mod environment;
 mod listing;
+mod mca;
 mod mcs;
 mod options;
 mod output;

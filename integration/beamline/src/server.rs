@@ -17,7 +17,7 @@ use crate::output::Output;
 use crate::ports::Ports;
 use crate::scaler::Scaler;
 use crate::stop::Stop;
-use crate::{counters, dcm, mcs, shutter};
+use crate::{counters, dcm, mca, mcs, shutter};
 
 /// What the scaler's channels from 2 on count.
 const SCALER_RATES: [&str; 4] = [
@@ -40,7 +40,7 @@ pub struct Server {
 impl Server {
     pub async fn run(mut self, mut config: IocRunConfig, groups: Option<QsrvMount>) -> CaResult<()> {
         if self.options.list {
-            let text = listing(&config.db).await;
+            let text = listing(&config.db, &self.options.prefix).await;
             return self.output.print(&text).map_err(|error| failed(error.to_string()));
         }
         let database = config.db.clone();
@@ -101,7 +101,8 @@ impl Server {
         shutter::serve(records).await?;
         counters::serve(records).await?;
         dcm::serve(records).await?;
-        mcs::serve(records).await
+        mcs::serve(records).await?;
+        mca::serve(records).await
     }
 }
 
