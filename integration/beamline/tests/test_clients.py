@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,13 @@ CLIENTS = {
     "monochromator": ["p4p==4.3.0"],
     "full_rate": ["p4p==4.3.0"],
 }
+
+
+@pytest.fixture(scope="module")
+def beamline() -> Iterator[Beamline]:
+    """For programs in environments of their own: that of this process stays as it is."""
+    with Beamline() as running:
+        yield running
 
 
 def check(beamline: Beamline, client: str, folder: Path, limit: float = LIMIT, **settings: str) -> None:
