@@ -60,6 +60,10 @@ for number in range(100):
     channels[number % 2].put(number + 0.5)
     assert get() == number + 0.5
 with changed:
-    assert changed.wait_for(lambda: theirs and {theirs[-1], *ours.values()} == {99.5} and len(ours) == 2, 10.0)
+    assert changed.wait_for(lambda: theirs and {theirs[-1], *ours.values()} == {99.5} and len(ours) == 2, 10.0), (
+        theirs[-3:],
+        len(theirs),
+        ours,
+    )
 assert caught_panic_count() == 0
 print("each saw the other")

@@ -132,7 +132,7 @@ def test_some_thousand_monitored_signals_of_one_ioc_connect_at_once(ioc, make):
 @pytest.fixture(scope="module")
 def beamline():
     """Motors, where this process's client looks for them."""
-    ports = NETWORK.iocs[0]
+    ports = NETWORK.iocs[6]
     with Beamline(ca_port=ports.ca, pva_port=ports.pva, pva_broadcast_port=ports.search) as beamline:
         yield beamline
 
