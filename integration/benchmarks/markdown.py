@@ -35,7 +35,11 @@ def _provenance(machine: Entry, rows: list[Entry]) -> str:
     short = [row for row in rows if row["quick"]]
     warning = f" {len(short)} of {len(rows)} rows come from a short run and say little." if short else ""
     load = max(row.get("load", 0.0) for row in rows)
-    busy = f" Other programs ran meanwhile: the load average was up to {load:g}." if load > BUSY else ""
+    busy = (
+        f" The load average was up to {load:g}; a client with a thread for each monitor makes much of it by itself."
+        if load > BUSY
+        else ""
+    )
     return f"Measured {when} on {where}.{busy}{warning}"
 
 
