@@ -35,6 +35,8 @@ def _fail_with(signal: Any, status: Any, positioner: Any) -> None:
             return
         # It waits for an end that is not told any more; that of a later move is none of its own.
         positioner._reset_sub(positioner._SUB_REQ_DONE)  # noqa: SLF001 (as ophyd's own callback)
+        # Else the 1 with which DMOV comes back would be the end of a move that has begun meanwhile.
+        positioner._moving = False  # noqa: SLF001
         lost = NotConnectedError(f"{signal.pvname}: the connection was lost during a move", signal.pvname)
         status.set_exception(lost)
 
