@@ -101,20 +101,34 @@ def stored(flyer: Callable[..., WaveformFlyer], tmp_path: Path) -> Callable[...,
 
 
 @pytest.fixture
-def endless_stored(board: Ioc, stored: Callable[..., FileFlyer]) -> Callable[..., FileFlyer]:
-    """One whose flight never ends by itself: the start makes it busy, and has rows measured."""
+def endless_options(board: Ioc) -> dict[str, Any]:
+    """Of a flight that never ends by itself: the start makes it busy, and has one row measured."""
+    return {
+        "columns": [Column(board.pv("i0"), "i0")],
+        "times": RecordTime(board.pv("i0")),
+        "start": [(board.pv("manual_busy"), 1), (board.pv("fill.PROC"), 1)],
+        "done": (board.pv("manual_busy"), 0),
+        "disarm": [(board.pv("abort"), 1), (board.pv("manual_busy"), 0)],
+    }
 
-    def make(**options: Any) -> FileFlyer:
-        usual: dict[str, Any] = {
-            "columns": [Column(board.pv("i0"), "i0")],
-            "times": RecordTime(board.pv("i0")),
-            "start": [(board.pv("manual_busy"), 1), (board.pv("fill.PROC"), 1)],
-            "done": (board.pv("manual_busy"), 0),
-            "disarm": [(board.pv("abort"), 1), (board.pv("manual_busy"), 0)],
-        }
-        return stored(**{**usual, **options})
 
-    return make
+@pytest.fixture
+def endless_stored(endless_options: dict[str, Any], stored: Callable[..., FileFlyer]) -> Callable[..., FileFlyer]:
+    """A flyer of files with such a flight."""
+    return lambda **options: stored(**{**endless_options, **options})
+
+
+@pytest.fixture
+def forgetful() -> Callable[[Any], Any]:
+    """A plan that does not collect."""
+
+    def plan(device: Any) -> Any:
+        yield from bps.open_run()
+        yield from bps.kickoff(device, wait=True)
+        yield from bps.complete(device, wait=True)
+        yield from bps.close_run()
+
+    return plan
 
 
 @pytest.fixture(scope="session")

@@ -43,20 +43,9 @@ def board_at_rest(board: Ioc, measure: Measure) -> None:
 
 
 @pytest.fixture
-def endless(board: Ioc, flyer: Fly) -> Fly:
-    """A flyer whose flight never ends by itself: the start makes it busy, and has one row measured."""
-
-    def make(**options: Any) -> WaveformFlyer:
-        usual: dict[str, Any] = {
-            "columns": [Column(board.pv("i0"), "i0")],
-            "times": RecordTime(board.pv("i0")),
-            "start": [(board.pv("manual_busy"), 1), (board.pv("fill.PROC"), 1)],
-            "done": (board.pv("manual_busy"), 0),
-            "disarm": [(board.pv("abort"), 1), (board.pv("manual_busy"), 0)],
-        }
-        return flyer(**{**usual, **options})
-
-    return make
+def endless(endless_options: dict[str, Any], flyer: Fly) -> Fly:
+    """A flyer whose flight never ends by itself."""
+    return lambda **options: flyer(**{**endless_options, **options})
 
 
 def test_a_flight_that_does_not_end_fails_at_its_timeout_and_is_disarmed(
@@ -307,18 +296,12 @@ def test_out_of_turn_is_refused(flyer: Fly, endless: Fly) -> None:
 
 
 def test_rows_that_nobody_collected_stop_the_next_kickoff(
-    engine: RunEngine, run: Run, flyer: Fly, declared: Plan
+    engine: RunEngine, run: Run, flyer: Fly, declared: Plan, forgetful: Plan
 ) -> None:
     """A plan that forgets to collect loses its rows, and bluesky calls it a success."""
     device = flyer()
 
-    def forgetful() -> Any:
-        yield from bps.open_run()
-        yield from bps.kickoff(device, wait=True)
-        yield from bps.complete(device, wait=True)
-        yield from bps.close_run()
-
-    engine(forgetful())
+    engine(forgetful(device))
     documents = run(declared(device), FlightError)
 
     assert "were not collected" in documents.of("stop")[0]["reason"]

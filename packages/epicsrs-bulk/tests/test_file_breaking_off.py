@@ -163,17 +163,11 @@ def test_what_no_status_could_tell_is_logged(
 
 
 def test_rows_that_nobody_announced_stop_the_next_run(
-    engine: RunEngine, stored: Store, run: Run, declared: Plan
+    engine: RunEngine, stored: Store, run: Run, declared: Plan, forgetful: Plan
 ) -> None:
     device = stored()
 
-    def forgetful() -> Any:
-        yield from bps.open_run()
-        yield from bps.kickoff(device, wait=True)
-        yield from bps.complete(device, wait=True)
-        yield from bps.close_run()
-
-    engine(forgetful())
+    engine(forgetful(device))
     documents = run(declared(device), FlightError)
     assert "were not collected" in documents.of("stop")[0]["reason"]
 
