@@ -55,7 +55,7 @@ class ColumnFile:
     @property
     def uri(self) -> str:
         """As Tiled and ophyd-async write and read it: without percent signs for what is not a letter."""
-        return f"file://localhost{self.path.as_posix()}"
+        return f"file://localhost/{self.path.as_posix().removeprefix('/')}"
 
     def begin(self, expected: int | None) -> None:
         """Make the file and its datasets, or open it again.

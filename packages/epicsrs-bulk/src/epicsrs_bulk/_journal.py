@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
 import time
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 from weakref import WeakSet
 
+from epicsrs_bulk._files import BINARY, RENAMES_OPEN_FILES, in_each_child, lock, sync_folder, unlock
 from epicsrs_bulk._journal_encoding import legible, pack, unpack
 from epicsrs_bulk._sink_errors import DocumentError, JournalError
 
@@ -45,7 +45,7 @@ def _close_in_child() -> None:
         journal.close()
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+in_each_child(_close_in_child)
 
 
 class Journal:
@@ -55,7 +55,7 @@ class Journal:
     pages, stream resources and stops are on the disk as well (fsync), and other documents at the latest with the next
     one that comes a second later: they outlive a power failure.
 
-    The file is locked (flock) until it is closed, so that nobody replays a run that is still being written.
+    The file is locked until it is closed, so that nobody replays a run that is still being written.
 
     Args:
         folder: Where the file is made, by `open`.
@@ -85,7 +85,7 @@ class Journal:
         try:
             if self.path.with_suffix(DELIVERED).exists():
                 raise FileExistsError(f"{self.path.with_suffix(DELIVERED).name} is there")
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | BINARY, 0o666)
             self.made = True
             lock(self._fd)
             _write(self._fd, _MAGIC)
@@ -142,6 +142,8 @@ class Journal:
         Raises:
             JournalError: It could not be renamed.
         """
+        if not RENAMES_OPEN_FILES:
+            self.close()
         if self.made:
             mark_delivered(self.path)
         self.close()
@@ -214,7 +216,7 @@ class JournalReader:
         """Whether somebody writes or replays this journal now."""
         if not self.lock():
             return True
-        fcntl.flock(self._file.fileno(), fcntl.LOCK_UN)
+        unlock(self._file.fileno())
         return False
 
     def close(self) -> None:
@@ -252,20 +254,6 @@ def mark_delivered(path: Path) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise JournalError(f"{path}: delivered, but not marked as such: {error}", str(path)) from error
-
-
-def lock(fd: int) -> None:
-    """Lock an open file; OSError where somebody else holds it. A lock ends with its process."""
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def sync_folder(folder: Path) -> None:
-    """See to it that names made or changed in this folder outlive a power failure."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -6,7 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from epicsrs_bulk._journal import DELIVERED, UNDELIVERED, lock, sync_folder
+from epicsrs_bulk._files import lock, sync_folder
+from epicsrs_bulk._journal import DELIVERED, UNDELIVERED
 from epicsrs_bulk._sink_errors import JournalError
 
 

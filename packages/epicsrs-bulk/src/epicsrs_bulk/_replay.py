@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from epicsrs_bulk._files import RENAMES_OPEN_FILES
 from epicsrs_bulk._journal import DELIVERED, QUARANTINED, JournalReader, mark_delivered, run_uid
 from epicsrs_bulk._journal_folder import journals
 from epicsrs_bulk._sink_errors import DocumentError, JournalError, SinkError
@@ -157,6 +158,8 @@ class _Delivery:
             if self._documents or not self._quarantined:
                 flush_target(self._target, self._timeout)
                 if self._reader.path.suffix != DELIVERED:
+                    if not RENAMES_OPEN_FILES:
+                        self._reader.close()
                     mark_delivered(self._reader.path)
         except Exception as error:
             return self._report("failed", error)

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from epicsrs_bulk._journal import sync_folder
+from epicsrs_bulk._files import sync_folder
 from epicsrs_bulk._journal_folder import check_folder
 from epicsrs_bulk._sink_errors import DocumentError
 from epicsrs_bulk._sink_runs import Runs
