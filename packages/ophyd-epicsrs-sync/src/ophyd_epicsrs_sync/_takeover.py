@@ -1,4 +1,4 @@
-"""Eight methods of ophyd that are replaced while this control layer is installed.
+"""Nine methods of ophyd that are replaced while this control layer is installed.
 
 `EpicsSignal.set` with put completion, the move of a `PVPositionerPC`, and `Device.trigger` end their Status when they
 are called back, and have no way to hear that the put was refused or that the IOC went away meanwhile: pyepics then
@@ -20,6 +20,9 @@ replacement looks with each update of a monitor, and fails the Status where the 
 `Device.wait_for_connection` makes lazy signals one after the other, and waits for each. The replacement makes all of
 them and then waits.
 
+`EpicsSignalBase._get_with_timeout` reads for `get`, which takes the value of a monitored signal out of all that is
+known of its PV. The replacement gives it the value alone.
+
 Signals of other control layers go on as before.
 """
 
@@ -28,7 +31,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ophyd_epicsrs_sync import _connecting, _lost_move, _readback
+from ophyd_epicsrs_sync import _connecting, _last_update, _lost_move, _readback
 from ophyd_epicsrs_sync._control_layer import get_dispatcher
 from ophyd_epicsrs_sync._pv import PV, callbacks
 
@@ -107,6 +110,7 @@ def install() -> None:
     original_wait = _originals[device, "wait_for_connection"] = device.wait_for_connection
     original_set_and_wait = _originals[soft_signal, "_set_and_wait"] = soft_signal._set_and_wait  # noqa: SLF001
     original_move = _originals[positioner_base, "move"] = positioner_base.move
+    original_get = _originals[signal_base, "_get_with_timeout"] = signal_base._get_with_timeout  # noqa: SLF001
     original_metadata = _originals[signal_base, "_initial_metadata_callback"] = signal_base._initial_metadata_callback  # noqa: SLF001
 
     def set_(self: Any, value: Any, *, timeout: Any = default, settle_time: float | None = None) -> Any:
@@ -160,6 +164,7 @@ def install() -> None:
     instantiate_component.__doc__ = original_instantiate.__doc__
     metadata_callback.__doc__ = original_metadata.__doc__
     signal_base._initial_metadata_callback = metadata_callback  # noqa: SLF001
+    signal_base._get_with_timeout = _last_update.alone(original_get)  # noqa: SLF001
     signal.set = set_
     device.trigger = trigger
     device.wait_for_connection = _connecting.together(original_wait)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import numpy as np
 
-from epicsrs_native import ReplyTimeoutError
+from epicsrs_native import EpicsError, ReplyTimeoutError
 from ophyd_epicsrs_sync._pv import callbacks, fields, text
 from ophyd_epicsrs_sync._pv.attributes import Attributes
 
@@ -99,6 +99,23 @@ class Readable(Attributes):
         if as_string or isinstance(known["value"], np.ndarray):
             told["value"] = self._as_asked(known, count or self._count, as_string, as_numpy)
         return SimpleNamespace(**told) if as_namespace else told
+
+    def last_value(self, count: int | None = None) -> Any:
+        """The value of the last update of a running monitor, at most `count` elements of it; never waits.
+
+        Returns:
+            None where no monitor has brought one in this connection, or the PV's own form is another than "time".
+        """
+        if self.form != "time" or not self._monitor.delivered:
+            return None
+        try:
+            value = self.chid.get(cached=True, timeout=0.0).value
+        except EpicsError:
+            # Lost in this moment.
+            return None
+        if type(value) is float:
+            return value
+        return self._as_asked({"value": fields.of_value(value)}, count or self._count, False, True)
 
     def _last_update(self, timeout: float | None) -> Fields:
         # Native has it before the callbacks: what a put has changed when it is finished is read after it. The metadata
