@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from epicsrs_bulk._journal import STRAY, UNDELIVERED, Journal
-from epicsrs_bulk._journal_encoding import pack, unpack
+from epicsrs_bulk._journal_encoding import pack
 from epicsrs_bulk._journal_folder import check_folder
 from epicsrs_bulk._sink_errors import DeliveryError, DeliveryTimeoutError, DocumentError, JournalError, SinkError
 from epicsrs_bulk._sink_exit import ExitOnSigterm
 from epicsrs_bulk._sink_health import Outcomes, SinkHealth
 from epicsrs_bulk._sink_queue import DeliveryQueue, Entry
 from epicsrs_bulk._sink_runs import Run, Runs
+from epicsrs_bulk._sink_worker import Worker
 from epicsrs_bulk._target import Target, as_target
-from epicsrs_bulk._target import close as close_target
-from epicsrs_bulk._target import flush as flush_target
 
 logger = logging.getLogger("epicsrs_bulk")
 
@@ -100,10 +99,17 @@ class Sink:
         self._documents = 0
         self._quarantined: list[str] = []
         self._unjournalled: list[str] = []
-        self._closing_error: Exception | None = None
         self._closed = False
         self._pid = os.getpid()
-        self._worker = threading.Thread(target=self._work, name=f"epicsrs-bulk sink {self._folder}", daemon=True)
+        self._worker = Worker(
+            f"epicsrs-bulk sink {self._folder}",
+            self._queue,
+            self._target,
+            self._outcomes,
+            self._fail,
+            self._stop_timeout,
+            self._close_journals,
+        )
         if waiting := sorted(path.stem for path in self._folder.glob(f"*{UNDELIVERED}")):
             logger.warning(
                 "%s: %d runs of before are not delivered (epicsrs-bulk replay): %s, ...",
@@ -177,8 +183,8 @@ class Sink:
             self.flush(timeout)
         finally:
             self._worker.join(max(deadline - time.monotonic(), 0.0))
-        if self._closing_error is not None:
-            raise DeliveryError(f"{self!r}: closing the target: {self._closing_error}") from self._closing_error
+        if (error := self._worker.closing_error) is not None:
+            raise DeliveryError(f"{self!r}: closing the target: {error}") from error
 
     def health(self) -> SinkHealth:
         """What is queued, delivered and wrong now."""
@@ -274,38 +280,11 @@ class Sink:
         if self._outcomes.fail(run, error):
             logger.error("%r: run %s is not delivered: %s", self, run.uid, error)
 
-    def _work(self) -> None:
-        """The worker: deliver until the queue is closed and empty."""
-        while (entry := self._queue.get()) is not None:
-            try:
-                self._deliver(entry)
-            finally:
-                self._queue.done()
-        try:
-            close_target(self._target)
-        except Exception as error:
-            self._closing_error = error
-        # Not before: a target that still takes documents keeps others from a replay of the runs that it writes to.
+    def _close_journals(self) -> None:
+        """At the end of the worker: before that, others are kept from a replay of the runs that it delivers."""
         for run in self._runs:
             run.journal.close()
         self._stray.close()
-
-    def _deliver(self, entry: Entry) -> None:
-        run, name, payload = entry
-        try:
-            if run.error is None:
-                self._target(*unpack(payload))
-                if name == "stop":
-                    flush_target(self._target, self._stop_timeout)
-                    run.journal.mark_delivered()
-                    self._outcomes.deliver(run)
-        except BaseException as error:  # whatever a callback raises, SystemExit too: this thread serves other runs
-            failure = DeliveryError(f"{self._target!r} did not take {entry}: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            self._fail(run, failure)
-        if name == "stop":
-            run.journal.close()
-            run.settled.set()
 
     def _exit(self) -> None:
         """At the exit of the process, where nobody closed the sink."""
