@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Seconds until a readback without a monitor is looked at again: first, and at most.
 _FIRST: Final = 0.01
 _MOST: Final = 0.16
+_SCALARS: Final = (int, float, str)
 
 
 def watched(set_and_wait: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,6 +117,11 @@ class Ear:
             pause = min(2 * pause, _MOST)
 
 
+def _is_exactly(value: object, current: object) -> bool:
+    """Whether these are equal numbers or texts: most readbacks are, and numpy takes longer to say so than a put."""
+    return isinstance(value, _SCALARS) and isinstance(current, _SCALARS) and value == current
+
+
 def _wait_for(signal: Any, value: Any, timeout: float | None, ear: Ear) -> None:
     """Return when the signal reads `value`, within its tolerance; TimeoutError after `timeout` seconds."""
     compare = import_module("ophyd.utils.epics_pvs")._compare_maybe_enum  # noqa: SLF001 (as ophyd's own wait)
@@ -123,6 +129,8 @@ def _wait_for(signal: Any, value: Any, timeout: float | None, ear: Ear) -> None:
     current = near_since = None
     for _ in ear.looks(timeout):
         current = signal.get(**options)
+        if _is_exactly(value, current):
+            return
         choices = getattr(signal, "enum_strs", ())
         if current is None or not compare(value, current, choices, signal.tolerance, signal.rtolerance):
             near_since = None
