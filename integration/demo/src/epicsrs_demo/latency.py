@@ -1,32 +1,46 @@
-"""How long one read takes, through each layer."""
+"""How long one read takes, and one update of a monitor, through each layer."""
 
 import time
 from collections.abc import Callable
 from inspect import isawaitable
-from typing import Any
+from itertools import count
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from ophyd import EpicsSignal
 
+from epicsrs_demo.ages import Take, ages
 from epicsrs_demo.crowd import PROTOCOLS, Protocol
 from epicsrs_demo.records import SCALARS
 from epicsrs_native import get_context
 from ophyd_epicsrs_async import epicsrs_signal_r
 
-LAYERS = {
-    "channel": "Channel.get()",
-    "ophyd": "EpicsSignal.get()",
-    "ophyd_async": "await signal.get_value()",
+Kind: TypeAlias = Literal["read", "update"]
+Layer: TypeAlias = Literal["channel", "ophyd", "ophyd_async"]
+
+CALLS: dict[Kind, dict[Layer, str]] = {
+    "read": {
+        "channel": "Channel.get()",
+        "ophyd": "EpicsSignal.get()",
+        "ophyd_async": "await signal.get_value()",
+    },
+    "update": {
+        "channel": "Channel.monitor()",
+        "ophyd": "EpicsSignal.subscribe()",
+        "ophyd_async": "subscribe_reading()",
+    },
 }
-GETS = 60
+# Of each kind through each layer, for each event.
+TIMES = 60
 
 
 class LatencyMeter:
-    """Reads one PV ``GETS`` times through each layer in turn, for each event, in the RunEngine's loop.
+    """Reads one PV `TIMES` times through each layer in turn, then watches as many updates of it, for each event.
 
-    Each layer reads its share without a break, so that none pays for a hand-over from another.
+    Each layer has its share without a break, so that none pays for a hand-over from another. A read is from the call to
+    the value; an update is from the IOC's time stamp, by the clock of the machine that both share, to the callback.
 
-    Its readings are arrays of seconds, named ``<protocol>_<layer>``.
+    Its readings are arrays of seconds, named ``<protocol>_<kind>_<layer>``.
     """
 
     name = "latency"
@@ -38,40 +52,74 @@ class LatencyMeter:
         self._channels = {protocol: get_context().channel(pv) for protocol, pv in pvs.items()}
         self._old_signals = {protocol: EpicsSignal(pv, name=f"{protocol}_ophyd") for protocol, pv in pvs.items()}
         self.signals = {p: epicsrs_signal_r(float, pv, name=f"{p}_ophyd_async") for p, pv in pvs.items()}
+        # None that the PV may have: the same again would be no update.
+        self._values = count(1000.5)
         for protocol in PROTOCOLS:
             self._channels[protocol].connect()
             self._old_signals[protocol].wait_for_connection(timeout=5.0)
 
     def describe(self) -> dict[str, dict[str, Any]]:
         return {
-            f"{protocol}_{layer}": {
+            f"{protocol}_{kind}_{layer}": {
                 "source": self._pvs[protocol],
                 "dtype": "array",
                 "dtype_numpy": "<f8",
-                "shape": [GETS],
+                "shape": [TIMES],
                 "units": "s",
             }
             for protocol in PROTOCOLS
-            for layer in LAYERS
+            for kind, layers in CALLS.items()
+            for layer in layers
         }
 
     async def read(self) -> dict[str, dict[str, Any]]:
         readings: dict[str, dict[str, Any]] = {}
         for protocol in PROTOCOLS:
-            times = await self._measure(protocol)
-            for layer, seconds in zip(LAYERS, times, strict=True):
-                readings[f"{protocol}_{layer}"] = {"value": seconds, "timestamp": time.time()}
+            for layer, call in self._reads(protocol).items():
+                readings[f"{protocol}_read_{layer}"] = {"value": await _time(call), "timestamp": time.time()}
+            for layer, watch in self._watches(protocol).items():
+                seconds = await ages(self._pvs[protocol], self._write, watch, TIMES)
+                readings[f"{protocol}_update_{layer}"] = {"value": seconds, "timestamp": time.time()}
         return readings
 
-    async def _measure(self, protocol: Protocol) -> list[np.ndarray]:
-        """The seconds of each read, an array for each layer."""
-        reads = (self._channels[protocol].get, self._old_signals[protocol].get, self.signals[protocol].get_value)
-        return [await _time(read) for read in reads]
+    def _write(self) -> None:
+        self._channels["ca"].put(next(self._values), wait=False)
+
+    def _reads(self, protocol: Protocol) -> dict[Layer, Callable[[], Any]]:
+        return {
+            "channel": self._channels[protocol].get,
+            "ophyd": self._old_signals[protocol].get,
+            "ophyd_async": self.signals[protocol].get_value,
+        }
+
+    def _watches(self, protocol: Protocol) -> dict[Layer, Callable[[Take], Callable[[], object]]]:
+        """What starts a monitor through each layer and returns what ends it."""
+
+        def channel(take: Take) -> Callable[[], object]:
+            return self._channels[protocol].monitor(lambda reading: take(reading.timestamp)).close
+
+        def ophyd(take: Take) -> Callable[[], object]:
+            # One that has no monitor before and after, since a signal that has one reads what that has brought.
+            signal = EpicsSignal(self._pvs[protocol], name=f"{protocol}_watched")
+            signal.wait_for_connection(timeout=5.0)
+            signal.subscribe(lambda *, timestamp, **_: take(timestamp))
+            return signal.destroy
+
+        def ophyd_async(take: Take) -> Callable[[], object]:
+            signal = self.signals[protocol]
+
+            def updated(reading: dict[str, Any]) -> None:
+                take(reading[signal.name]["timestamp"])
+
+            signal.subscribe_reading(updated)
+            return lambda: signal.clear_sub(updated)
+
+        return {"channel": channel, "ophyd": ophyd, "ophyd_async": ophyd_async}
 
 
 async def _time(read: Callable[[], Any]) -> np.ndarray:
-    seconds = np.empty(GETS)
-    for index in range(GETS):
+    seconds = np.empty(TIMES)
+    for index in range(TIMES):
         start = time.perf_counter()
         answer = read()
         if isawaitable(answer):

@@ -12,12 +12,12 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from epicsrs_demo.crowd import PROTOCOLS
 from epicsrs_demo.deadtime import Regions
 from epicsrs_demo.frames import Frames
-from epicsrs_demo.latency import LAYERS
+from epicsrs_demo.latency import CALLS, Kind
 from epicsrs_demo.stored import Stored
 
 BLUE, RED, GREEN, DARK = "#1f6fb4", "#d1495b", "#2a9d8f", "#3a3a3a"
 RUN_COLOURS = {"step": BLUE, "energy": "#e9a23b", "frames": "#7b5ea7", "fly": RED}
-LAYER_COLOURS = dict(zip(LAYERS, (GREEN, "#e9a23b", "#7b5ea7"), strict=True))
+LAYER_COLOURS = {"channel": GREEN, "ophyd": "#e9a23b", "ophyd_async": "#7b5ea7"}
 PROTOCOL_NAMES = {"ca": "Channel Access", "pva": "pvAccess"}
 # A few of the reads wait for a busy machine, and would squeeze the rest.
 SHOWN_PERCENT = 99.5
@@ -36,8 +36,10 @@ def draw(runs: dict[str, Stored], frames: Frames, regions: Regions, path: Path) 
     counts = figure.add_subplot(flight[0])
     _draw_flight(counts, figure.add_subplot(flight[1], sharex=counts), runs["fly"], regions)
     _draw_current(figure.add_subplot(grid[1, 4:]), runs)
-    for place, protocol in zip((slice(3), slice(3, 6)), PROTOCOLS, strict=True):
-        _draw_latency(figure.add_subplot(grid[2, place]), runs["latency"], protocol)
+    latencies = iter(grid[2, :].subgridspec(1, 4))
+    for kind in CALLS:
+        for protocol in PROTOCOLS:
+            _draw_latency(figure.add_subplot(next(latencies)), runs["latency"], protocol, kind)
     figure.savefig(path, dpi=110)
 
 
@@ -118,22 +120,24 @@ def _draw_current(axes: Axes, runs: dict[str, Stored]) -> None:
     _label(axes, "Beam current, watched during each scan", "seconds by the IOC's clock", units)
 
 
-def _draw_latency(axes: Axes, run: Stored, protocol: str) -> None:
-    columns = {layer: run.stream("primary").data[f"{protocol}_{layer}"].ravel() * 1e6 for layer in LAYERS}
+def _draw_latency(axes: Axes, run: Stored, protocol: str, kind: Kind) -> None:
+    data = run.stream("primary").data
+    columns = {layer: data[f"{protocol}_{kind}_{layer}"].ravel() * 1e6 for layer in CALLS[kind]}
     least = min(float(times.min()) for times in columns.values())
     most = max(float(np.percentile(times, SHOWN_PERCENT)) for times in columns.values())
-    bins = np.geomspace(least, most, 70).tolist()
+    bins = np.geomspace(least, most, 50).tolist()
     for layer, times in columns.items():
-        label = f"{LAYERS[layer]}, median {np.median(times):.0f} µs"
+        label = f"{CALLS[kind][layer]}, median {np.median(times):.0f} µs"
         axes.hist(times, bins=bins, color=LAYER_COLOURS[layer], alpha=0.75, label=label)
     # Room for the legend.
-    axes.set_ylim(top=axes.get_ylim()[1] * 1.4)
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.5)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    _label(axes, f"One read, {PROTOCOL_NAMES[protocol]}", "µs", "reads")
-    axes.legend()
+    title, each = {"read": ("One read", "reads"), "update": ("One monitor update", "updates")}[kind]
+    _label(axes, f"{title}, {PROTOCOL_NAMES[protocol]}", "µs", each)
+    axes.legend(fontsize="small")
 
 
 def _label(axes: Axes, title: str, x: str, y: str) -> None:

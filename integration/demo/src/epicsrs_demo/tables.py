@@ -7,7 +7,7 @@ from rich.table import Table
 
 from epicsrs_demo.crowd import PROTOCOLS, Phase
 from epicsrs_demo.deadtime import Regions
-from epicsrs_demo.latency import LAYERS
+from epicsrs_demo.latency import CALLS
 from epicsrs_demo.parts import Parts
 from epicsrs_demo.stored import Stored
 
@@ -59,14 +59,19 @@ def show_regions(console: Console, regions: Regions) -> None:
 
 
 def show_latencies(console: Console, run: Stored) -> None:
-    """Print the median time of one read through each layer."""
+    """Print the median time of one read, and of one update of a monitor, through each layer."""
     columns = run.stream("primary").data
-    count = columns["ca_channel"].size
-    table = _table(f"One read of the same PV, by each in turn; median of {count}, µs", "", *LAYERS.values())
-    for protocol in PROTOCOLS:
-        medians = [np.median(columns[f"{protocol}_{layer}"]) * 1e6 for layer in LAYERS]
-        table.add_row(protocol.upper(), *(f"{median:,.0f}" for median in medians))
-    console.print(table)
+    titles = {
+        "read": "One read of the same PV, by each in turn",
+        "update": "One update of it, from the IOC's time stamp to the callback",
+    }
+    for kind, layers in CALLS.items():
+        count = columns[f"ca_{kind}_channel"].size
+        table = _table(f"{titles[kind]}; median of {count}, µs", "", *layers.values())
+        for protocol in PROTOCOLS:
+            medians = [np.median(columns[f"{protocol}_{kind}_{layer}"]) * 1e6 for layer in layers]
+            table.add_row(protocol.upper(), *(f"{median:,.0f}" for median in medians))
+        console.print(table)
 
 
 def show_parts(console: Console, parts: Parts) -> None:
