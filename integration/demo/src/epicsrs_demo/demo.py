@@ -1,12 +1,12 @@
 """The demo from the start of the IOC to its end."""
 
-import logging
 import os
 from contextlib import ExitStack
 
 from rich.console import Console
 
 from epicsrs_demo.ioc import keep, serving
+from epicsrs_demo.log import Log
 from epicsrs_demo.options import Options
 from epicsrs_demo.parts import Parts
 from epicsrs_demo.storage import Storage
@@ -22,8 +22,7 @@ def demo(options: Options) -> None:
     console, parts = Console(), Parts()
     with ExitStack() as stack:
         with parts.part("start of the IOC"):
-            # The terminal is for the live view; bluesky logs the traceback of a plan that failed.
-            logging.basicConfig(filename=options.log, filemode="w", level=logging.WARNING)
+            stack.callback(Log(options.log).tell)
             storage = Storage(options.folder)
             stack.callback(storage.close)
             # It takes its time, which is that of all that comes before the first run.
