@@ -32,7 +32,8 @@ if which == "p4p":
     from p4p.client.thread import Context
 
     other = Context("pva")
-    other.monitor(pv, lambda value: seen(float(value)))
+    # p4p ends a monitor that nobody holds, whenever Python's collector comes by.
+    held = other.monitor(pv, lambda value: seen(float(value)))
 
     def get() -> float:
         return float(other.get(pv))
