@@ -64,27 +64,6 @@ def test_a_flight_is_a_file_that_documents_announce(stored: Store, run: Run, dec
     assert {key: values.dtype.str for key, values in columns.items()} == dtypes
 
 
-@pytest.mark.slow
-def test_tiled_finds_the_columns(stored: Store, tmp_path: Path, run: Run, declared: Plan) -> None:
-    """With the consolidator that TiledWriter has for this mimetype, and the adapter that a Tiled server reads with."""
-    # It takes longer to import than all other tests of this file to run.
-    from bluesky_tiled_plugins.writing.consolidators import HDF5Consolidator
-
-    folder = tmp_path / "a folder with spaces"
-    folder.mkdir()
-    documents = run(declared(stored(folder=folder)))
-    [descriptor] = documents.of("descriptor")
-
-    for doc in documents.of("stream_resource"):
-        consolidator = HDF5Consolidator(doc, descriptor)
-        for datum in documents.of("stream_datum"):
-            if datum["stream_resource"] == doc["uid"]:
-                consolidator.consume_stream_datum(datum)
-        found = consolidator.init_adapter().read()
-        assert found.dtype.str == descriptor["data_keys"][doc["data_key"]]["dtype_numpy"]
-        assert np.array_equal(found, documents.stored()[doc["data_key"]], equal_nan=found.dtype.kind == "f")
-
-
 def test_partial_collects_have_contiguous_indices(
     board: Ioc, endless_stored: Store, measure: Measure, run: Run, filled: Filled
 ) -> None:

@@ -1,5 +1,6 @@
 """Runs in a Tiled catalog come back as they were, over HTTP from a server in a process of its own."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,17 @@ import h5py
 import numpy as np
 import pytest
 
-from epicsrs_bulk import CatalogError, LocalCatalog, Sink, TiledError, TiledTarget, replay
+from epicsrs_bulk import (
+    CatalogError,
+    DeliveryError,
+    FileFlyer,
+    JsonLinesTarget,
+    LocalCatalog,
+    Sink,
+    TiledError,
+    TiledTarget,
+    replay,
+)
 from ioc import HERE as IOC_TESTS
 
 HERE = Path(__file__).parent
@@ -196,8 +207,8 @@ def test_arrays_in_each_row(client: Any, single: bool) -> None:
     ("first", "then", "words"),
     [
         ({"x": [1, 2]}, {"x": [1.5]}, "stream primary: x: .*1.5.* in a column of int64"),
-        ({"x": [[1.0, 2.0]]}, {"x": [[1.0, 2.0, 3.0]]}, r"stream primary: x: shape \(3,\) after \(2,\)"),
-        ({"x": [np.zeros(2), np.zeros(3)]}, {"x": []}, "stream primary: x: arrays of different shapes"),
+        ({"x": [[1.0, 2.0]]}, {"x": [[1.0, 2.0, 3.0]]}, r"stream primary: x: rows of shape \(2,\) and \(3,\); Tiled"),
+        ({"x": [np.zeros(2), np.zeros(3)]}, {"x": []}, r"stream primary: x: rows of shape \(2,\) and \(3,\); Tiled"),
         ({"x": [[]]}, {"x": []}, "stream primary: x: .*empty"),
         ({"x": [1]}, {"y": [1]}, "stream primary: rows with and without x, y"),
         ({"z": [1]}, {"z": [1]}, "stream primary: z not in its descriptor"),
@@ -208,6 +219,28 @@ def test_rows_that_do_not_go_together_are_named(given: Given, first: Any, then: 
 
     with pytest.raises(ValueError, match=words):
         given(run.start, run.descriptor, run.page(**first), run.page(**then))
+
+
+@pytest.mark.parametrize("single", [False, True], ids=["pages", "events"])
+def test_rows_that_grow_fail_the_plan_with_what_to_do_and_stay_in_the_journal(
+    client: Any, tmp_path: Path, single: bool
+) -> None:
+    run = MadeRun({"x": {"dtype": "array", "shape": [2]}})
+    target = TiledTarget(client, batch_rows=1)
+    pages = [{"x": [[1.0, 2.0]]}, {"x": [[3.0, 4.0, 5.0]]}]
+    rows = [document for page in pages for document in (run.events(**page) if single else [run.page(**page)])]
+    sink = Sink(target, tmp_path / "journal")
+
+    with pytest.raises(DeliveryError, match=r"x: rows of shape .* same length, or send such runs to MongoTarget"):
+        for document in run.with_rows(*rows):
+            sink(*document)
+    with pytest.raises(DeliveryError, match="whole in the journal"):
+        sink.close()
+    assert replay(tmp_path / "journal", JsonLinesTarget(tmp_path / "lines")).ok
+    [lines] = (tmp_path / "lines").iterdir()
+    stored = [json.loads(line) for line in lines.read_text().splitlines()]
+    values = [doc["data"]["x"] for name, doc in stored if name.startswith("event")]
+    assert values == ([[1.0, 2.0], [3.0, 4.0, 5.0]] if single else [[[1.0, 2.0]], [[3.0, 4.0, 5.0]]])
 
 
 def test_a_column_that_begins_with_what_was_not_declared_has_the_type_of_that(given: Given) -> None:
@@ -382,6 +415,26 @@ def test_a_sink_delivers_a_run_before_its_stop_returns(client: Any, tmp_path: Pa
 
         assert client[run.uid]["primary"]["x"].read().tolist() == [0.0, 1.0, 2.0, 3.0, 4.0]
     assert [path.suffix for path in tmp_path.iterdir()] == [".delivered"]
+
+
+@pytest.mark.usefixtures("three_rows")
+def test_a_flight_in_a_file_goes_by_a_run_engine_and_a_sink_into_the_catalog_and_comes_back_equal(
+    client: Any, catalog: LocalCatalog, stored: Callable[..., FileFlyer], engine: Any, declared: Any, tmp_path: Path
+) -> None:
+    device = stored(folder=catalog.folder.parent)
+
+    with Sink(TiledTarget(client), tmp_path, stop_timeout=60.0) as sink:
+        (uid,) = engine(declared(device), sink)
+
+    stream = client[uid]["primary"]
+    assert client[uid].stop["num_events"] == {"primary": 3}
+    with h5py.File(device.path) as file:
+        assert set(file) == set(client[uid]["primary"].metadata["data_keys"])
+        for key, dataset in file.items():
+            back = stream[key].read()
+            assert (back.dtype, back.tobytes()) == (dataset.dtype, dataset[()].tobytes()), key
+    assert stream["i0"].read().tolist() == [1.5, 2.5, 3.5]
+    assert stream["it_valid"].read().tolist() == [True, True, False]
 
 
 def test_the_page_on_tiled_does_what_it_says(catalog: LocalCatalog, tmp_path: Path) -> None:

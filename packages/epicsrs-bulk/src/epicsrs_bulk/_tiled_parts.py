@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from epicsrs_bulk._tiled_values import ColumnValues, Values, is_tabular
+from epicsrs_bulk._tiled_values import ColumnValues, Values, is_tabular, uneven
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -85,7 +85,7 @@ class ArrayPart:
             raise ValueError(f"{self._name}: None in an array of {self._dtype}")
         if self.client is not None:
             if array.shape[1:] != self.client.shape[1:]:
-                raise ValueError(f"{self._name}: shape {array.shape[1:]} after {tuple(self.client.shape[1:])}")
+                raise ValueError(uneven(self._name, tuple(self.client.shape[1:]), array.shape[1:]))
             self.client.patch(array, offset=self.client.shape[:1], extend=True)
             return
         if not array.size:

@@ -47,7 +47,7 @@ class ColumnValues:
             self.array: NDArray[Any] = np.asarray(values)
         except ValueError as error:
             shapes = sorted({np.shape(value) for value in values})
-            raise ValueError(f"{name}: arrays of different shapes in one column: {shapes[0]}, {shapes[-1]}") from error
+            raise ValueError(uneven(name, shapes[0], shapes[-1])) from error
         if self.array.dtype.kind == "U" and not isinstance(values, np.ndarray):
             odd = next((value for value in np.ravel(np.array(values, object)) if not isinstance(value, str)), None)
             if odd is not None:
@@ -110,6 +110,14 @@ def declared_dtype(described: DataKey | Mapping[str, Any]) -> np.dtype[Any] | No
         # Texts are texts: event-model's values are str whatever the width that is declared.
         return np.dtype("U") if dtype.kind in "SUO" else dtype
     return None if exact is not None else _DTYPES.get(described.get("dtype", ""))
+
+
+def uneven(name: str, one: tuple[int, ...], other: tuple[int, ...]) -> str:
+    """What to say of a column whose rows have different shapes."""
+    return (
+        f"{name}: rows of shape {one} and {other}; Tiled holds one shape in a column. Let its device give all rows the "
+        "same length, or send such runs to MongoTarget or JsonLinesTarget"
+    )
 
 
 def is_tabular(array: NDArray[Any], dtype: np.dtype[Any]) -> bool:
