@@ -91,11 +91,13 @@ def test_nothing_is_left_of_it(ioc, protocol, make):
     signal = make(EpicsSignal, ioc.pv("stage_RBV", protocol), ioc.pv("stage", protocol), auto_monitor=True)
     signal.wait_for_connection(timeout=5.0)
     pvs = signal._read_pv, signal._write_pv  # noqa: SLF001 (only the signal has them)
-    listening = [(len(pv.connection_callbacks), len(pv.refusal_callbacks), len(pv.callbacks)) for pv in pvs]
+    listening = [(len(pv.connection_callbacks), len(pv.putter.refusal_callbacks), len(pv.callbacks)) for pv in pvs]
 
     signal.set(1.0).wait(5.0)
 
-    assert [(len(pv.connection_callbacks), len(pv.refusal_callbacks), len(pv.callbacks)) for pv in pvs] == listening
+    assert [
+        (len(pv.connection_callbacks), len(pv.putter.refusal_callbacks), len(pv.callbacks)) for pv in pvs
+    ] == listening
     assert not any(signal._callbacks.values())  # noqa: SLF001 (nothing else tells)
 
 

@@ -35,7 +35,8 @@ def watched(set_and_wait: Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(getattr(self, "_write_pv", None), PV):
             return set_and_wait(self, value, timeout, **keywords)
         with Ear(self) as ear:
-            self.put(value, **keywords)
+            with self._write_pv.putting_alone():
+                self.put(value, **keywords)
             _wait_for(self, value, timeout, ear)
         return None
 
@@ -49,6 +50,7 @@ class Ear:
     def __init__(self, signal: Any) -> None:
         self._signal = signal
         self._pvs: set[PV] = {signal._read_pv, signal._write_pv}  # noqa: SLF001
+        self._putter = signal._write_pv.putter  # noqa: SLF001
         self._news = threading.Event()
         self._subscribed: int | None = None
         self._refusal: Exception | None = None
@@ -57,7 +59,7 @@ class Ear:
     def __enter__(self) -> Ear:
         for pv in self._pvs:
             pv.connection_callbacks.append(self._connection)
-            pv.refusal_callbacks.append(self._refused)
+        self._putter.refusal_callbacks.append(self._refused)
         # Without a monitor there is nobody who tells of updates; one for this alone would cost more than to look.
         if self._signal._monitors[self._signal.pvname]:  # noqa: SLF001
             self._subscribed = self._signal.subscribe(self._updated, run=False)
@@ -72,8 +74,7 @@ class Ear:
             # A PV that was released has forgotten them.
             with suppress(ValueError):
                 pv.connection_callbacks.remove(self._connection)
-            with suppress(ValueError):
-                pv.refusal_callbacks.remove(self._refused)
+        self._putter.refusal_callbacks.remove(self._refused)
 
     def _updated(self, **_: Any) -> None:
         self._news.set()
@@ -129,7 +130,7 @@ def _wait_for(signal: Any, value: Any, timeout: float | None, ear: Ear) -> None:
     current = near_since = None
     for _ in ear.looks(timeout):
         current = signal.get(**options)
-        if _is_exactly(value, current):
+        if _is_exactly(cast("Any", value), current):
             return
         choices = getattr(signal, "enum_strs", ())
         if current is None or not compare(value, current, choices, signal.tolerance, signal.rtolerance):

@@ -10,6 +10,7 @@ from ophyd_epicsrs_sync._pv import callbacks, fields, monitored, paragraph
 from ophyd_epicsrs_sync._pv.connection import Connection
 from ophyd_epicsrs_sync._pv.monitor import Monitor
 from ophyd_epicsrs_sync._pv.monitored import Monitored
+from ophyd_epicsrs_sync._pv.putter import Putter
 from ophyd_epicsrs_sync._pv.readable import Readable
 from ophyd_epicsrs_sync._pv.writable import Writable
 
@@ -62,8 +63,7 @@ class PV(Writable, Monitored, Readable):
         self._count = count
         self._dispatcher = dispatcher
         self._info, self._has_metadata, self._metadata_known = None, False, None
-        # Who hears of a put that was refused and that no caller waits for; else it is logged.
-        self.refusal_callbacks: list[Callable[[Exception], object]] = []
+        self.putter = Putter(pvname, dispatcher)
         self._metadata_callbacks = []
         self._args = dict.fromkeys(fields.NAMES)
         self._args.update(pvname=pvname, type="unknown", typefull="unknown", access="unknown", monitor_delta=change)
@@ -139,9 +139,12 @@ class PV(Writable, Monitored, Readable):
             callbacks.run(callback, self.pvname, self._args["read_access"], self._args["write_access"], pv=self)
 
     def _refused_later(self, error: Exception) -> None:
-        for callback in list(self.refusal_callbacks):
+        if not self.putter.is_refused():
+            return
+        hear = list(self.putter.refusal_callbacks)
+        for callback in hear:
             callbacks.run(callback, self.pvname, error)
-        if not self.refusal_callbacks:
+        if not hear:
             logger.error("%s: refused by the server, and no caller waits for it: %s", self.pvname, error)
 
     def metadata_changed(self) -> None:
@@ -188,6 +191,7 @@ class PV(Writable, Monitored, Readable):
     def disconnect(self) -> None:
         """Close the PV; nobody is called back any more."""
         self.clear_callbacks()
+        self.putter.leave()
         self._monitor.close()
         self._connection.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ophyd_epicsrs_sync._pv import coercion, fields
@@ -10,6 +11,9 @@ from ophyd_epicsrs_sync._pv.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from ophyd_epicsrs_sync._pv.putter import Putter
 
 
 class Writable(State):
@@ -17,6 +21,7 @@ class Writable(State):
 
     # None for a put whose completion nobody has asked for.
     put_complete: bool | None
+    putter: Putter
 
     def put(
         self,
@@ -68,5 +73,15 @@ class Writable(State):
             submitted.add_done_callback(Completion(self, value, callback, callback_data))
         else:
             self.put_complete = None
-            self.chid.put(value, wait=False, timeout=timeout)
+            if self._protocol == "ca":
+                self.putter.put(self.chid, value, timeout)
+            else:
+                # A refusal is raised here.
+                self.chid.put(value, wait=False, timeout=timeout)
         return 1
+
+    def putting_alone(self) -> AbstractContextManager[None]:
+        """Puts between are told of their own refusals, and of no other PV's of this name."""
+        if self._protocol == "ca":
+            return self.putter.alone(self.chid)
+        return nullcontext()
