@@ -56,6 +56,32 @@ def test_an_array_comes_back_with_its_type_shape_and_bits(array: Any) -> None:
     assert not back.flags.writeable and back.flags.aligned
 
 
+def test_an_array_that_stands_in_many_places_is_written_once() -> None:
+    times, other = np.arange(1000) * 0.5, np.arange(1000) * 0.5
+    page = {"data": {"x": times, "y": other}, "timestamps": dict.fromkeys("xyz", times), "time": [times, np.float64(1)]}
+
+    payload = pack("event_page", page)
+    _, back = unpack(payload)
+
+    assert 2 * times.nbytes < len(payload) < 2.1 * times.nbytes
+    assert back["data"]["y"].tobytes() == other.tobytes()
+    for same in (back["data"]["x"], *back["timestamps"].values(), back["time"][0]):
+        assert same.tobytes() == times.tobytes() and not same.flags.writeable
+    assert back["time"][1] == 1.0
+
+
+def test_arrays_that_are_made_while_they_are_written_are_not_taken_for_each_other() -> None:
+    class Made(ChainMap[str, Any]):
+        """Gives a new array each time it is asked."""
+
+        def __getitem__(self, key: str) -> Any:
+            return np.full(3, int(key))
+
+    _, back = unpack(pack("event", {"data": [Made(dict.fromkeys("123")) for _ in range(50)]}))
+
+    assert all(row[key].tolist() == [int(key)] * 3 for row in back["data"] for key in "123")
+
+
 @pytest.mark.parametrize("scalar", [np.int16(-3), np.uint64(2**64 - 1), np.float32(0.1), np.bool_(True)], ids=repr)
 def test_a_scalar_of_numpy_comes_back_with_its_type(scalar: Any) -> None:
     assert type(through(scalar)) is type(scalar)

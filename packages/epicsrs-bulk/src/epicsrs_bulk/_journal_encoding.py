@@ -18,6 +18,8 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 # could run code, and which has no way for dates.
 _ARRAY = 1
 _SCALAR = 2
+# An array that stands earlier in the document, by its number there: a page's times are those of each of its columns.
+_SAME = 3
 # An array's elements begin at a multiple of this, where numpy and Arrow like them to.
 _ALIGNMENT = 16
 
@@ -39,7 +41,7 @@ def pack(name: str, doc: Mapping[str, Any]) -> bytes:
 
 def unpack(payload: bytes) -> tuple[str, dict[str, Any]]:
     """The name and the document; its arrays are read-only."""
-    name, doc = _msgpack.unpackb(payload, ext_hook=_extension, strict_map_key=False, timestamp=3)
+    name, doc = _msgpack.unpackb(payload, ext_hook=_Extensions().value, strict_map_key=False, timestamp=3)
     return name, doc
 
 
@@ -78,21 +80,47 @@ def _writable(value: Any) -> bool:
 
 
 def _packed(value: Any) -> bytes:
-    return _msgpack.packb(value, default=_default, datetime=True)
+    return _msgpack.packb(value, default=_Extensions().packed, datetime=True)
 
 
-def _default(value: Any) -> Any:
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError("a masked array: its mask has no place in a document")
-    if isinstance(value, np.ndarray | np.generic):
-        array = cast("_Array", value)
-        if array.dtype.hasobject:
-            return array.tolist()
-        code = _ARRAY if isinstance(value, np.ndarray) else _SCALAR
-        return _msgpack.ExtType(code, _head(array.dtype, array.shape) + array.tobytes())
-    if isinstance(value, Mapping):
-        return dict(cast("Mapping[Any, Any]", value))
-    raise TypeError(f"no {type(value).__name__} in a journal")
+class _Extensions:
+    """What msgpack does not know of one document, on its way there or back; each array is written once."""
+
+    def __init__(self) -> None:
+        self._arrays: list[_Array] = []
+        self._numbers: dict[int, int] = {}
+
+    def packed(self, value: Any) -> Any:
+        if isinstance(value, np.ma.MaskedArray):
+            raise TypeError("a masked array: its mask has no place in a document")
+        if isinstance(value, np.ndarray | np.generic):
+            array = cast("_Array", value)
+            if array.dtype.hasobject:
+                return array.tolist()
+            if isinstance(value, np.generic):
+                return _msgpack.ExtType(_SCALAR, _head(array.dtype, ()) + array.tobytes())
+            if (number := self._numbers.setdefault(id(array), len(self._arrays))) < len(self._arrays):
+                return _msgpack.ExtType(_SAME, _msgpack.packb(number))
+            # Kept, so that no other array gets its id meanwhile.
+            self._arrays.append(array)
+            return _msgpack.ExtType(_ARRAY, _head(array.dtype, array.shape) + array.tobytes())
+        if isinstance(value, Mapping):
+            return dict(cast("Mapping[Any, Any]", value))
+        raise TypeError(f"no {type(value).__name__} in a journal")
+
+    def value(self, code: int, data: bytes) -> Any:
+        if code == _SAME:
+            number = _msgpack.unpackb(data)
+            if not 0 <= number < len(self._arrays):
+                raise ValueError(f"array {number} of {len(self._arrays)}")
+            return self._arrays[number]
+        if code not in (_ARRAY, _SCALAR):
+            raise ValueError(f"unknown msgpack extension {code}")
+        array = _array(data)
+        if code == _SCALAR:
+            return cast("Any", array[()])
+        self._arrays.append(array)
+        return array
 
 
 def _head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
@@ -103,16 +131,13 @@ def _head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return start.to_bytes(2, "little") + head.ljust(start - 2, b"\0")
 
 
-def _extension(code: int, data: bytes) -> Any:
-    if code not in (_ARRAY, _SCALAR):
-        raise ValueError(f"unknown msgpack extension {code}")
+def _array(data: bytes) -> _Array:
     start = int.from_bytes(data[:2], "little")
     unpacker = _msgpack.Unpacker()
     unpacker.feed(data[2:start])
     descr, shape = unpacker.unpack()
     dtype = np.lib.format.descr_to_dtype(ast.literal_eval(descr)) if descr.startswith("[") else np.dtype(descr)
-    array: _Array = np.ndarray(shape, dtype, buffer=data, offset=start)
-    return array if code == _ARRAY else array[()]
+    return np.ndarray(shape, dtype, buffer=data, offset=start)
 
 
 def _short(value: Any) -> str:
