@@ -1,10 +1,12 @@
-"""Fly scans: bulk reads beside the peer's, what collecting 10,000 rows of 50 columns takes, and a flyer that listens.
+"""Fly scans: bulk reads beside the peer's, 10,000 rows of 50 columns collected and journalled, a flyer that listens.
 
 uv run integration/benchmarks/flyscan.py [result.json]
 
 Prints a table and writes the figures as JSON. A fly scan is measured in a plan: from the `collect` message to its end,
 with nobody subscribed to the documents, and the longest time that the RunEngine's loop did not run from kickoff to the
-end of the run. The peer is measured by this script in its own environment, in turn with ours, on the same IOC.
+end of the run. Before that stands what declaring the stream takes, which is bluesky's check of each data key. A page is
+journalled by a sink whose target drops it: from the call to its return, with the copy for the target and the fsync. The
+peer is measured by this script in its own environment, in turn with ours, on the same IOC.
 """
 
 import json
@@ -22,6 +24,8 @@ from typing import Any
 WAVEFORMS, ROWS, SCALARS = 50, 10_000, 10_000
 PEER = "ophyd-epicsrs"
 TURNS = 3
+# Journalled, of the size above.
+PAGES = 9
 LISTENED, RATE, SECONDS = 20, 1000, 10.0
 # Seconds in which the loop has nothing to do: what it is late by then is the machine's doing.
 IDLE = 2.0
@@ -44,7 +48,7 @@ def main() -> None:
         os.environ.update(ioc.environment)
         fill()
         figures: dict[str, float] = {}
-        for part in (reads, flights, listening):
+        for part in (reads, flights, journalling, listening):
             start = time.perf_counter()
             figures |= part(ioc.environment)
             print(f"{part.__name__}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
@@ -157,10 +161,16 @@ def flights(_epics: dict[str, str]) -> dict[str, float]:
         }
         for name, (device, validation, turns) in modes.items():
             taken: list[float] = []
+            declared: list[float] = []
+            stalls: list[float] = []
 
-            def plan(device: Any = device, taken: list[float] = taken) -> Any:
+            def plan(device: Any, late: list[float], declared: list[float], taken: list[float]) -> Any:
                 yield from bps.open_run()
                 yield from bps.declare_stream(device, name="primary", collect=True)
+                # So that the loop has run before the kickoff.
+                yield from bps.sleep(0.05)
+                declared.append(max(late))
+                late[:] = [0.0]
                 yield from bps.kickoff(device, wait=True)
                 yield from bps.complete(device, wait=True)
                 start = time.perf_counter()
@@ -168,15 +178,48 @@ def flights(_epics: dict[str, str]) -> dict[str, float]:
                 taken.append(time.perf_counter() - start)
                 yield from bps.close_run()
 
-            stalls: list[float] = []
             for _ in range(turns):
-                with validation(), watched(engine) as stalled:
-                    engine(plan())
-                stalls.append(max(stalled))
+                with validation(), watched(engine) as late:
+                    engine(plan(device, late, declared, taken))
+                stalls.append(max(late))
             figures |= {f"collect_{name}": median(taken), f"stall_{name}": median(stalls)}
+            figures[f"stall_declaring_{name}"] = median(declared)
     with watched(engine) as stalled:
         time.sleep(IDLE)
     return figures | {"stall_idle": max(stalled)}
+
+
+def journalling(_epics: dict[str, str]) -> dict[str, float]:
+    """A page of as many rows and columns, taken by a sink."""
+    import numpy as np
+
+    from epicsrs_bulk import Sink
+
+    random = np.random.default_rng(1)
+    data = {f"w{n}": random.normal(size=ROWS) for n in range(WAVEFORMS)}
+    times = 1.8e9 + 1e-4 * np.arange(ROWS)
+    uids = [f"{row:036}" for row in range(ROWS)]
+    page = {
+        "descriptor": "descriptor",
+        "uid": uids,
+        "seq_num": list(range(1, ROWS + 1)),
+        "time": times.tolist(),
+        "data": data,
+        "timestamps": dict.fromkeys(data, times),
+        "filled": {},
+    }
+    seconds: list[float] = []
+    with tempfile.TemporaryDirectory() as folder, Sink(lambda *_: None, folder) as sink:
+        sink("start", {"uid": "run", "time": 1.0})
+        sink("descriptor", {"uid": "descriptor", "run_start": "run", "time": 1.0, "name": "primary", "data_keys": {}})
+        for _ in range(PAGES):
+            start = time.perf_counter()
+            sink("event_page", page)
+            seconds.append(time.perf_counter() - start)
+            sink.flush()
+        size = next(Path(folder).glob("*.journal")).stat().st_size / PAGES
+        sink("stop", {"uid": "stop", "run_start": "run", "time": 2.0, "exit_status": "success"})
+    return {"journal_page": median(seconds), "journal_page_bytes": size}
 
 
 @contextmanager
@@ -282,7 +325,11 @@ def show(figures: dict[str, float]) -> None:
     for name in ("stream", "page_fast_validation", "page"):
         title = f"collect {ROWS:,} x {WAVEFORMS}, {name.replace('_', ' ')}"
         lines.append(f"{title:44}{ms[f'collect_{name}']:>13}   loop stalled at most{ms[f'stall_{name}']}")
+    declaring = ms["stall_declaring_stream"]
+    lines.append(f"{f'declare {WAVEFORMS} columns and what stands beside':44}{'':13}   loop stalled at most{declaring}")
     lines.append(f"{'(a loop that has nothing to do':44}{'':13}   is stalled at most{ms['stall_idle']})")
+    size = f"journal of such a page, {figures['journal_page_bytes'] / 1e6:.1f} MB"
+    lines.append(f"{size:44}{ms['journal_page']:>13}   with fsync")
     counts = {key: int(figures[f"monitor_{key}"]) for key in ("sent", "received", "reported_lost", "unaccounted")}
     lines.append(f"{LISTENED} PVs x {RATE} Hz x {SECONDS:g} s: {counts}; loop stalled at most {ms['stall_monitor']}")
     print("\n".join(lines))
