@@ -110,7 +110,7 @@ class _Extensions:
 
     def value(self, code: int, data: bytes) -> Any:
         if code == _SAME:
-            number = _msgpack.unpackb(data)
+            number: int = _msgpack.unpackb(data)
             if not 0 <= number < len(self._arrays):
                 raise ValueError(f"array {number} of {len(self._arrays)}")
             return self._arrays[number]
