@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ophyd import Component, EpicsSignal, EpicsSignalRO, PVPositionerPC
+from ophyd import Component, Device, EpicsSignal, EpicsSignalRO, PVPositionerPC
+from ophyd.status import Status
 from ophyd.utils import ReadOnlyError
 
 from deadline import Stopwatch, until
@@ -107,6 +108,73 @@ def test_what_may_not_be_written_is_refused_at_once_and_taken_when_the_right_is_
     until(lambda: signal.write_access)
     signal.set(4.0).wait(5.0)
     assert signal.get() == 4.0
+
+
+class Counter(Device):
+    """Triggered by a put that takes its time."""
+
+    count = Component(EpicsSignal, "slow_trigger.A", trigger_value=1)
+
+
+class SlowStage(PVPositionerPC):
+    """Moves until its put is finished."""
+
+    setpoint = Component(EpicsSignal, "slow_move.A")
+    readback = Component(EpicsSignalRO, "slow_move")
+
+
+def started(ioc: Ioc, make: Callable[..., Any], start: str) -> Any:
+    """The Status of a put that takes 20 s."""
+    if start == "trigger":
+        counter = make(Counter, ioc.pv(""), name="counter")
+        counter.wait_for_connection(timeout=5.0)
+        return counter.trigger()
+    if start == "move":
+        stage = make(SlowStage, ioc.pv(""), name="stage")
+        stage.wait_for_connection(timeout=5.0)
+        return stage.set(1.0)
+    signal = make(EpicsSignal, ioc.pv(f"slow_{start}.A"), put_complete=True)
+    signal.wait_for_connection(timeout=5.0)
+    if start == "set":
+        return signal.set(1.0)
+    status = Status()
+    signal.put(1.0, callback=status._finished)  # noqa: SLF001 (as devices do)
+    return status
+
+
+@pytest.mark.parametrize("start", ["set", "trigger", "move", "callback"])
+def test_to_lose_the_right_before_a_put_is_finished_fails_its_status(
+    ioc: Ioc, make: Callable[..., Any], move: Move, start: str
+) -> None:
+    status = started(ioc, make, start)
+    pv = ioc.channel(f"slow_{start}.A")
+    until(lambda: pv.get().value == 1.0)
+    assert not status.done
+
+    watch = Stopwatch()
+    move("gate", 1)
+    with pytest.raises(AccessDeniedError, match=f"slow_{start}.A: write access was lost") as lost:
+        status.wait(5.0)
+
+    assert watch.elapsed < SOON
+    assert not status.success
+    assert lost.value.pv == pv.pv
+
+
+def test_a_put_that_is_finished_before_the_right_is_lost_was_a_success(
+    ioc: Ioc, make: Callable[..., Any], move: Move
+) -> None:
+    signal = make(EpicsSignal, ioc.pv("gated"), put_complete=True)
+    status = signal.set(6.0)
+    status.wait(5.0)
+
+    move("gate", 1)
+    until(lambda: not signal.write_access)
+
+    assert status.success
+    move("gate", 0)
+    until(lambda: signal.write_access)
+    signal.set(7.0).wait(5.0)
 
 
 def test_a_put_that_waits_names_the_pv_it_may_not_write(ioc: Ioc, get_pv: Callable[..., Any], move: Move) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
+from epicsrs_native import AccessDeniedError
 from ophyd_epicsrs_sync._pv import callbacks
 
 if TYPE_CHECKING:
@@ -31,12 +32,24 @@ class Completion:
 
     def __init__(self, pv: Writable, value: object, callback: Callable[..., object] | None, data: Any) -> None:
         self._pv = pv
+        self._is_over = False
         self._value = value
         self._callback = callback
         self._data = data
 
     def __call__(self, submitted: Any) -> None:
-        error = submitted.exception()
+        self._end(submitted.exception())
+
+    def lose_access(self) -> None:
+        """The server does not let us write any more: the answer to what it took before would be nobody's success."""
+        pv = self._pv.pvname
+        self._end(AccessDeniedError(f"{pv}: write access was lost before the put was finished", pv))
+
+    def _end(self, error: Exception | None) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        self._pv.pending.discard(self)
         self._pv.put_complete = error is None
         if error is None:
             self.succeeded()

@@ -64,6 +64,7 @@ class PV(Writable, Monitored, Readable):
         self._dispatcher = dispatcher
         self._info, self._has_metadata, self._metadata_known = None, False, None
         self.putter = Putter(pvname, dispatcher)
+        self.pending = set()
         self._metadata_callbacks = []
         self._args = dict.fromkeys(fields.NAMES)
         self._args.update(pvname=pvname, type="unknown", typefull="unknown", access="unknown", monitor_delta=change)
@@ -124,6 +125,8 @@ class PV(Writable, Monitored, Readable):
 
     def access_changed(self, readable: bool | None, writable: bool | None) -> None:
         self._args.update(fields.of_access(readable, writable))
+        if writable is False:
+            self._lose_write_access()
         self._tell_access()
 
     def _tell_metadata(self) -> None:

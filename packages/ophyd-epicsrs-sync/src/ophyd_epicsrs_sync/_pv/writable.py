@@ -22,6 +22,8 @@ class Writable(State):
     # None for a put whose completion nobody has asked for.
     put_complete: bool | None
     putter: Putter
+    # What ends the puts that are not finished yet.
+    pending: set[Completion]
 
     def put(
         self,
@@ -69,8 +71,10 @@ class Writable(State):
         elif use_complete or callback is not None:
             self.put_complete = False
             get_put = self._dispatcher.lane("get_put").delivery
+            completion = Completion(self, value, callback, callback_data)
             submitted = get_put.submit(self.chid.put_async, value, timeout=timeout)
-            submitted.add_done_callback(Completion(self, value, callback, callback_data))
+            self.pending.add(completion)
+            submitted.add_done_callback(completion)
         else:
             self.put_complete = None
             if self._protocol == "ca":
@@ -79,6 +83,12 @@ class Writable(State):
                 # A refusal is raised here.
                 self.chid.put(value, wait=False, timeout=timeout)
         return 1
+
+    def _lose_write_access(self) -> None:
+        """Fail the puts that are not finished, in their turn."""
+        get_put = self._dispatcher.lane("get_put").delivery
+        for completion in list(self.pending):
+            get_put.call(completion.lose_access)
 
     def putting_alone(self) -> AbstractContextManager[None]:
         """Puts between are told of their own refusals, and of no other PV's of this name."""
