@@ -24,7 +24,7 @@ from ophyd_async.plan_stubs import ensure_connected
 from ophyd_async.sim import SimBlobDetector
 
 from deadline import until
-from epicsrs_bulk import BulkWaveformDataLogic, ClockCounts, Column, FlightDataError, FlightError
+from epicsrs_bulk import BulkWaveformDataLogic, ClockCounts, Column, DeadTime, FlightDataError, FlightError
 from ioc import Ioc
 
 Measure = Callable[..., None]
@@ -135,6 +135,21 @@ def test_it_keeps_step_with_an_area_detector(
     with h5py.File(tmp_path / "counts.h5") as counts, h5py.File(tmp_path / "frames.h5") as frames:
         assert counts["board-i0"].shape == (8,) and frames["entry/data/data"].shape[0] == 8
         assert counts["board-i0"][:].tolist() == [1.5, 2.5, 3.5, 4.5] * 2
+
+
+def test_a_dead_time_is_a_column_whose_source_is_its_formula(
+    detector: Callable[..., StandardDetector], run: Run, tmp_path: Path
+) -> None:
+    device = detector(dead_times=[DeadTime("factor", "nonparalyzable", ["i0"], 0.1, seconds=1.0)])
+
+    [descriptor] = run(flying(device)).of("descriptor")
+
+    assert descriptor["data_keys"]["board-factor"]["source"] == (
+        "nonparalyzable: n / m, n = m / (1 - m tau), m = board-i0 / 1 s, tau = 0.1 s"
+    )
+    with h5py.File(tmp_path / "counts.h5") as file:
+        assert file["board-factor"][:] == pytest.approx([1 / (1 - 0.1 * rate) for rate in (1.5, 2.5, 3.5, 4.5)])
+        assert file["board-i0"][:].tolist() == [1.5, 2.5, 3.5, 4.5]
 
 
 def test_rows_that_are_missing_fail_the_plan_and_are_told_at_its_end(

@@ -9,6 +9,7 @@ epicsrs_native.require_abi(1, 0, "epicsrs-bulk")
 from epicsrs_bulk._channels import close_channels, keep_channels
 from epicsrs_bulk._coherence import incoherent
 from epicsrs_bulk._columns import Column
+from epicsrs_bulk._dead_time_column import DeadTime
 from epicsrs_bulk._deadtime import Corrected, icr_ocr, nonparalyzable, paralyzable, xspress3
 from epicsrs_bulk._errors import (
     FlightDataError,
@@ -56,6 +57,7 @@ __all__ = [
     "Column",
     "ConstantInterval",
     "Corrected",
+    "DeadTime",
     "DeliveryError",
     "DeliveryTimeoutError",
     "DocumentError",

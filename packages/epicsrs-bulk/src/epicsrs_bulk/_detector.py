@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ophyd_async.core import PathProvider
 
     from epicsrs_bulk._columns import Column
+    from epicsrs_bulk._dead_time_column import DeadTime
     from epicsrs_bulk._flight import Flight
     from epicsrs_bulk._times import TimeAxis
 
@@ -60,6 +61,7 @@ class BulkWaveformDataLogic(DetectorDataLogic):
         settle: Seconds after done in which records may still come in.
         spread: Seconds by which the timestamps of the columns' records may be apart; None where that says nothing.
         hinted: Keys of the columns that callbacks should show.
+        dead_times: Columns of factors that are made from the others, which stay as they are.
 
     Raises:
         TypeError: An argument of the wrong type.
@@ -78,12 +80,13 @@ class BulkWaveformDataLogic(DetectorDataLogic):
         settle: float = 0.0,
         spread: float | None = None,
         hinted: Sequence[str] = (),
+        dead_times: Sequence[DeadTime] = (),
     ) -> None:
         if not columns:
             raise ValueError("a data logic needs at least one column")
         self._columns = tuple(columns)
         # Refused now rather than at the first scan.
-        self._layout = Layout(self._columns, times, "time_ns", rows, spread)
+        self._layout = Layout(self._columns, times, "time_ns", rows, spread, tuple(dead_times))
         self._procedure = Procedure((), (), done, (), None, io_timeout, io_timeout, settle)
         self._path_provider = path_provider
         self._hinted = tuple(hinted)
@@ -104,6 +107,7 @@ class BulkWaveformDataLogic(DetectorDataLogic):
             self._layout,
             columns=[replace(column, key=f"{datakey_name}-{column.key}") for column in self._columns],
             time_key=f"{datakey_name}-time_ns",
+            dead_times=[factor.renamed(f"{datakey_name}-") for factor in self._layout.dead_times],
         )
         keys = layout.describe()
         filename = f"{info.filename}.h5"

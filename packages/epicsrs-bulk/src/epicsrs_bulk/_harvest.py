@@ -97,6 +97,8 @@ class Harvest:
             if self._doubt(column) is not None:
                 valid = frozen(np.zeros(rows, np.bool_))
             data |= {column.key: values, column.key + VALID: valid}
+        for factor in self._layout.dead_times:
+            data |= factor.build(data)
         return Page(data, frozen(times / 1e9), tuple(self._problems.values()))
 
     def _doubt(self, column: Column) -> str | None:

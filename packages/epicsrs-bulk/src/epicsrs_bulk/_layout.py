@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from event_model import DataKey
 
     from epicsrs_bulk._columns import Column
+    from epicsrs_bulk._dead_time_column import DeadTime
     from epicsrs_bulk._read import BulkRead
     from epicsrs_bulk._times import TimeAxis
 
@@ -30,6 +31,7 @@ class Layout:
         time_key: The column of the rows' times, in ns.
         rows: How many rows a flight has: a number, the PV that knows it, or None for as many as the longest column.
         spread: Seconds by which the timestamps of the columns' records may be apart; None for any.
+        dead_times: Columns that are made from the others.
     """
 
     columns: Sequence[Column]
@@ -37,13 +39,19 @@ class Layout:
     time_key: str
     rows: int | str | None
     spread: float | None
+    dead_times: Sequence[DeadTime] = ()
 
     def __post_init__(self) -> None:
         check_key(self.time_key, self.axis.pv)
-        keys = [*(column.key for column in self.columns), self.time_key]
+        keys = [*(column.key for column in self.columns), self.time_key, *(factor.key for factor in self.dead_times)]
         check_unique(name for key in keys for name in (key, key + VALID))
         if not (self.rows is None or isinstance(self.rows, str)):
             count_of("rows", self.rows)
+        dtypes = {column.key: np.dtype(column.dtype) for column in self.columns}
+        for factor in self.dead_times:
+            for key in factor.inputs:
+                if key not in dtypes or dtypes[key].kind == "b":
+                    raise ValueError(f"{factor.key}: {key!r} is no column of numbers here")
         if self.spread is not None and not (math.isfinite(self.spread) and self.spread >= 0):
             raise ValueError(f"spread is a number of seconds, not {self.spread!r}")
 
@@ -67,6 +75,8 @@ class Layout:
         }
         for column in self.columns:
             keys |= column.describe(source_of(column.pv))
+        for factor in self.dead_times:
+            keys |= factor.describe()
         return keys
 
     def check(self, readings: BulkRead) -> None:

@@ -107,7 +107,11 @@ def _quick_schema(schema: dict[str, Any]) -> dict[str, Any] | None:
         if set(part) != {"$ref"} or place not in schema["$defs"]:
             return None
         names |= set(schema["$defs"][place].get("properties", {}))
-    quick = _without_items({key: part for key, part in schema.items() if key != "unevaluatedProperties"})
+    quick = _without_items(schema)
+    if quick == schema:
+        # Nothing is looked at in vain.
+        return None
+    del quick["unevaluatedProperties"]
     return {**quick, "propertyNames": {"enum": sorted(names)}}
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from event_model import DataKey
 
     from epicsrs_bulk._columns import Column
+    from epicsrs_bulk._dead_time_column import DeadTime
     from epicsrs_bulk._times import TimeAxis
 
 
@@ -45,6 +46,7 @@ class WaveformFlyer(PageFlyer):
         settle: Seconds after done in which records may still come in; those that are short or were not processed are
             read again until then.
         spread: Seconds by which the timestamps of the columns' records may be apart; None where that says nothing.
+        dead_times: Columns of factors that are made from the others, which stay as they are.
 
     Raises:
         ImportError: ophyd is not installed, whose Status bluesky is given.
@@ -69,11 +71,12 @@ class WaveformFlyer(PageFlyer):
         stop_timeout: float = 2.0,
         settle: float = 0.0,
         spread: float | None = None,
+        dead_times: Sequence[DeadTime] = (),
     ) -> None:
         if not columns:
             raise ValueError(f"{name}: a flyer needs at least one column")
         super().__init__(name, stop_timeout)
-        self._layout = Layout(tuple(columns), times, time_key or f"{name}_time_ns", rows, spread)
+        self._layout = Layout(tuple(columns), times, time_key or f"{name}_time_ns", rows, spread, tuple(dead_times))
         self._procedure = Procedure(
             tuple(arm), tuple(start), done, tuple(disarm), timeout, io_timeout, stop_timeout, settle
         )
@@ -87,11 +90,13 @@ class WaveformFlyer(PageFlyer):
 
     @property
     def _configuration(self) -> dict[str, str | float]:
-        return {f"{self.name}_time_axis": repr(self._layout.axis)} | {
+        columns: dict[str, str | float] = {
             f"{self.name}_{column.key}_{setting}": getattr(column, setting)
             for column in self._layout.columns
             for setting in ("offset", "stride")
         }
+        formulas = {f"{self.name}_{factor.key}_formula": factor.formula for factor in self._layout.dead_times}
+        return {f"{self.name}_time_axis": repr(self._layout.axis)} | columns | formulas
 
     def _cells(self) -> int | None:
         rows = self._layout.rows
