@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
 import h5py
 import pytest
 from bluesky import RunEngine
@@ -23,9 +24,9 @@ from ophyd_async.core import (
 from ophyd_async.plan_stubs import ensure_connected
 from ophyd_async.sim import SimBlobDetector
 
-from deadline import until
-from epicsrs_bulk import BulkWaveformDataLogic, ClockCounts, Column, DeadTime, FlightDataError, FlightError
-from ioc import Ioc
+from deadline import Stopwatch, until
+from epicsrs_bulk import BulkWaveformDataLogic, ClockCounts, Column, DeadTime, FlightDataError, FlightError, RecordTime
+from ioc import NETWORK, Ioc
 
 Measure = Callable[..., None]
 Run = Callable[..., Any]
@@ -232,6 +233,57 @@ def test_a_detector_that_is_unstaged_in_flight_leaves_its_file_readable(
     board.channel("manual_busy").put(0)
     with h5py.File(tmp_path / "counts.h5") as file:
         assert file["board-i0"][:].tolist() == [1.5, 2.5, 3.5, 4.5]
+
+
+def test_rows_from_before_an_ioc_has_died_are_announced_and_in_the_file(
+    detector: Callable[..., StandardDetector],
+    engine: RunEngine,
+    documents: Any,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """The second of two flights does not end."""
+    mortal = Ioc(NETWORK.iocs[2], tmp_path_factory.mktemp("mortal"), [Path(__file__).parent / "records.db"])
+    mortal.start()
+    i0, fill, busy = mortal.channel("i0"), mortal.channel("fill.PROC"), mortal.channel("manual_busy")
+    mortal.channel("i0_source").put([1.5, 2.5])
+    device = detector(
+        columns=[Column(i0.pv, "i0")], times=RecordTime(i0.pv), done=(busy.pv, 0), io_timeout=0.5, hinted=[]
+    )
+
+    def flight() -> Any:
+        yield from bps.prepare(device, TriggerInfo(number_of_events=2, exposure_timeout=2.0), wait=True)
+        if not documents.of("descriptor"):
+            yield from bps.open_run()
+            yield from bps.declare_stream(device, name="primary", collect=True)
+        yield from bps.kickoff(device, wait=True)
+        busy.put(1)
+        yield from bps.complete(device, group="flight")
+
+    @bpp.finalize_decorator(lambda: bps.unstage(device, wait=True))
+    def plan() -> Any:
+        yield from ensure_connected(device)
+        yield from bps.stage(device, wait=True)
+        yield from flight()
+        fill.put(1)
+        busy.put(0)
+        yield from bps.wait("flight")
+        yield from bps.collect(device, name="primary", return_payload=False)
+        yield from flight()
+        mortal.kill()
+        yield from bps.wait("flight")
+
+    watch = Stopwatch()
+    with pytest.raises(FailedStatus) as caught:
+        engine(plan(), documents.keep)
+
+    assert watch.elapsed < 15.0
+    # What bluesky tells is that rows are missing, or that no PV answers at the end.
+    assert isinstance(caught.value.__cause__, TimeoutError | FlightError)
+    assert ranges(documents, "board-i0") == [(0, 2)]
+    assert documents.of("stop")[0]["exit_status"] == "fail"
+    with h5py.File(tmp_path / "counts.h5") as file:
+        assert file["board-i0"][:].tolist() == [1.5, 2.5]
 
 
 @pytest.mark.parametrize(
