@@ -23,7 +23,14 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
 
 
 @pytest.mark.parametrize(
-    "page", ["dead-time.md", "page-or-stream.md", "sis3820-like-flyer.md", "xspress3-like-flyer.md"]
+    "page",
+    [
+        "dead-time.md",
+        "page-or-stream.md",
+        "sis3820-like-flyer.md",
+        "waveforms-in-ophyd-async.md",
+        "xspress3-like-flyer.md",
+    ],
 )
 def test_every_example_of_a_page_prints_what_it_says(page: str, environment: dict[str, str], tmp_path: Path) -> None:
     check_examples([sys.executable], PAGES / page, environment, tmp_path)

@@ -16,6 +16,7 @@ from bluesky.protocols import EventCollectable, EventPageCollectable
 from bluesky.utils import FailedStatus
 from ophyd_async.core import (
     DetectorAcquireLogic,
+    DetectorDataLogic,
     StandardDetector,
     StaticFilenameProvider,
     StaticPathProvider,
@@ -300,6 +301,15 @@ def test_a_bad_data_logic_is_refused_when_it_is_made(
 ) -> None:
     with pytest.raises(error, match=words):
         detector(**options)
+
+
+def test_an_ophyd_async_with_other_data_logics_is_named(
+    detector: Callable[..., StandardDetector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(DetectorDataLogic, "prepare_unbounded")
+
+    with pytest.raises(ImportError, match=r"ophyd-async 0\.21, .*; those of \d.* \(bluesky/ophyd-async#1408\)"):
+        detector()
 
 
 def test_without_ophyd_async_all_else_works() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,7 @@ class BulkWaveformDataLogic(DetectorDataLogic):
         dead_times: Columns of factors that are made from the others, which stay as they are.
 
     Raises:
+        ImportError: This ophyd-async asks a data logic for something else.
         TypeError: An argument of the wrong type.
         ValueError: No column, two columns of one name, a timeout that is negative or NaN.
     """
@@ -82,6 +84,11 @@ class BulkWaveformDataLogic(DetectorDataLogic):
         hinted: Sequence[str] = (),
         dead_times: Sequence[DeadTime] = (),
     ) -> None:
+        if not hasattr(DetectorDataLogic, "prepare_unbounded"):
+            raise ImportError(
+                f"{type(self).__name__} is for ophyd-async 0.21, whose data logics have prepare_unbounded; those of "
+                f"{version('ophyd-async')} are of another kind (bluesky/ophyd-async#1408)"
+            )
         if not columns:
             raise ValueError("a data logic needs at least one column")
         self._columns = tuple(columns)
