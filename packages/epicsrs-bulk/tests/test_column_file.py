@@ -1,5 +1,6 @@
 """The file of a flyer: folders that take none, disks that are full, readers beside the writer."""
 
+import errno
 import os
 import resource
 from collections.abc import Callable
@@ -90,6 +91,19 @@ def test_a_disk_that_is_full_fails_the_plan_and_loses_no_row(
     assert "20000 rows were not written" in str(error) and error.path in str(error)
     assert error.page["data"]["i0"].tolist() == list(range(20_000))
     assert not documents.of("stream_datum")
+
+
+def test_a_file_system_that_reserves_nothing_takes_the_rows(
+    stored: Store, run: Run, declared: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of musl on some; glibc writes zeros itself."""
+
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+
+    assert run(declared(stored())).stored()["i0"].tolist() == [1.5, 2.5, 3.5]
 
 
 def test_others_may_read_while_it_is_written(
