@@ -48,12 +48,13 @@ def test_an_interrupted_run_keeps_what_was_measured_once(
     assert documents.of("stop")[0]["num_events"] == {"primary": 3}
 
 
-def test_ctrl_c_keeps_what_was_measured_once(board: Ioc, tmp_path: Path, filled: Filled) -> None:
+@pytest.mark.parametrize("kind", ["page", "file"])
+def test_ctrl_c_keeps_what_was_measured_once(board: Ioc, tmp_path: Path, filled: Filled, kind: str) -> None:
     program = Path(__file__).parent / "programs/interrupted_flight.py"
     log = tmp_path / "log.txt"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, "-u", program, board.prefix, tmp_path], stdout=output, stderr=output
+            [sys.executable, "-u", program, board.prefix, tmp_path, kind], stdout=output, stderr=output
         )
         try:
             until(lambda: "flying" in log.read_text() or process.poll() is not None, 60.0)
@@ -70,8 +71,9 @@ def test_ctrl_c_keeps_what_was_measured_once(board: Ioc, tmp_path: Path, filled:
 
     last = log.read_text().splitlines()[-1]
     assert last.startswith("{"), log.read_text()
-    # Of one column, its validity, and the same of the times.
-    assert json.loads(last) == {"rows": [1.5, 2.5, 3.5], "datums": 4, "disarmed": True, "exit": "abort"}
+    # In a file one column, its validity, and the same of the times.
+    announced = {"page": 1, "file": 4}[kind]
+    assert json.loads(last) == {"rows": [1.5, 2.5, 3.5], "announced": announced, "disarmed": True, "exit": "abort"}
 
 
 def test_a_resumed_plan_goes_on_in_the_same_file(

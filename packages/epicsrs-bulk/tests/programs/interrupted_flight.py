@@ -1,6 +1,6 @@
-"""Flies until Ctrl-C, then aborts the run; prints what is in the file that the documents announce, by itself.
+"""Flies until Ctrl-C, then aborts the run; prints the rows of the page, or of the file that the documents announce.
 
-Arguments: the IOC's prefix, the folder for the file.
+Arguments: the IOC's prefix, a folder for the file, and "page" or "file".
 """
 
 import json
@@ -14,9 +14,9 @@ from bluesky.utils import RunEngineInterrupted
 
 from epicsrs_bulk import Column, RecordTime, WaveformFlyer, bulk_get
 
-prefix, folder = sys.argv[1:]
+prefix, folder, kind = sys.argv[1:]
 i0, busy, abort = (prefix + name for name in ("i0", "manual_busy", "abort"))
-device = WaveformFlyer(
+pages = WaveformFlyer(
     "board",
     [Column(i0, "i0")],
     RecordTime(i0),
@@ -24,7 +24,8 @@ device = WaveformFlyer(
     done=(busy, 0),
     disarm=[(abort, 1), (busy, 0)],
     timeout=60.0,
-).stored_in(folder)
+)
+device: Any = pages if kind == "page" else pages.stored_in(folder)
 documents: list[tuple[str, dict[str, Any]]] = []
 
 
@@ -43,8 +44,11 @@ try:
 except RunEngineInterrupted:
     disarmed = bulk_get([abort])[abort] == 1
     engine.abort()
-    with h5py.File(device.path) as file:
-        rows = file["i0"][:].tolist()
-    datums = [doc for name, doc in documents if name == "stream_datum"]
+    announced = [doc for name, doc in documents if name in ("event_page", "stream_datum")]
+    if kind == "page":
+        rows = announced[0]["data"]["i0"].tolist()
+    else:
+        with h5py.File(device.path) as file:
+            rows = file["i0"][:].tolist()
     stop = documents[-1][1]
-    print(json.dumps({"rows": rows, "datums": len(datums), "disarmed": disarmed, "exit": stop["exit_status"]}))
+    print(json.dumps({"rows": rows, "announced": len(announced), "disarmed": disarmed, "exit": stop["exit_status"]}))
