@@ -2,6 +2,9 @@
 
 import datetime
 import enum
+import errno
+import fcntl
+import os
 from collections import ChainMap
 from decimal import Decimal
 from pathlib import Path
@@ -266,3 +269,31 @@ def test_a_run_has_one_journal_in_a_folder(delivered: bool, tmp_path: Path) -> N
     with pytest.raises(JournalError, match=rf"^{tmp_path}: no journal run\.journal: "):
         Journal(tmp_path, "run").open()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_document_is_on_the_disk_as_the_system_has_it(
+    refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MacOS leaves what is synced in the disk's memory, unless it is asked for more; not all file systems can."""
+    asked: list[int] = []
+
+    def command(fd: int, number: int) -> int:
+        asked.append(number)
+        if refused:
+            raise OSError(errno.ENOTSUP, "not supported")
+        return 0
+
+    synced: list[int] = []
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", command)
+    monkeypatch.setattr(os, "fsync", synced.append)
+    journal = Journal(tmp_path, "run")
+    journal.open()
+
+    journal.append("stop", b"x")
+
+    # Of the folder, and of the file.
+    assert asked == [51, 51]
+    assert len(synced) == (2 if refused else 0)
+    journal.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +43,23 @@ def unlock(fd: int) -> None:
         _lock_byte(fd, msvcrt.LK_UNLCK)
 
 
+def sync(fd: int) -> None:
+    """Have what was written on the disk; what fsync leaves in the disk's own memory on macOS as well."""
+    full: int | None = getattr(fcntl, "F_FULLFSYNC", None)
+    if fcntl is not None and full is not None:
+        with suppress(OSError):  # of a file system that knows no such thing
+            fcntl.fcntl(fd, full)
+            return
+    os.fsync(fd)
+
+
 def sync_folder(folder: Path) -> None:
     """See to it that names made or changed in this folder outlive a power failure; Windows has no call for that."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 from weakref import WeakSet
 
-from epicsrs_bulk._files import BINARY, RENAMES_OPEN_FILES, in_each_child, lock, sync_folder, unlock
+from epicsrs_bulk._files import BINARY, RENAMES_OPEN_FILES, in_each_child, lock, sync, sync_folder, unlock
 from epicsrs_bulk._journal_encoding import legible, pack, unpack
 from epicsrs_bulk._sink_errors import DocumentError, JournalError
 
@@ -114,7 +114,7 @@ class Journal:
             _write(self._fd, _FRAME.pack(len(payload), zlib.crc32(payload)))
             _write(self._fd, payload)
             if name in _SYNCED or time.monotonic() - self._synced >= _SYNC_INTERVAL:
-                os.fsync(self._fd)
+                sync(self._fd)
                 self._synced = time.monotonic()
         except BaseException as error:
             self._cut_back()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
-from epicsrs_bulk._files import lock, sync_folder
+from epicsrs_bulk._files import lock, sync, sync_folder
 from epicsrs_bulk._journal import DELIVERED, UNDELIVERED
 from epicsrs_bulk._sink_errors import JournalError
 
@@ -23,7 +22,7 @@ def check_folder(folder: Path) -> Path:
             lock(probe.fileno())
             probe.write(b"epicsrs")
             probe.flush()
-            os.fsync(probe.fileno())
+            sync(probe.fileno())
         sync_folder(folder)
     except OSError as error:
         raise JournalError(f"{folder}: no journal can be written here: {error}", str(folder)) from error

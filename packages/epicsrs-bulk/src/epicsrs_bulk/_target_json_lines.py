@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from epicsrs_bulk._files import sync_folder
+from epicsrs_bulk._files import sync, sync_folder
 from epicsrs_bulk._journal_folder import check_folder
 from epicsrs_bulk._sink_errors import DocumentError
 from epicsrs_bulk._sink_runs import Runs
@@ -60,7 +60,7 @@ class JsonLinesTarget:
             raise DocumentError(f"{name} {doc.get('uid', '')}: {error}") from error
         file.flush()
         if name == "stop":
-            os.fsync(file.fileno())
+            sync(file.fileno())
             self._close(uid)
             self._path(uid, _PART).replace(self._path(uid, _WHOLE))
             sync_folder(self._folder)
