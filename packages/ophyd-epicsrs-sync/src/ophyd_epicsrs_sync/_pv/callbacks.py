@@ -48,13 +48,14 @@ class Callbacks(dict[int, "tuple[Callback, dict[str, Any]]"]):
         self._indices = count(1)
         self._sleeping: set[int] = set()
 
-    def add(self, callback: Callback, index: int | None, keywords: dict[str, Any]) -> int:
-        """Enter a callback that sleeps until `wake`."""
+    def add(self, callback: Callback, index: int | None, keywords: dict[str, Any], *, sleeping: bool) -> int:
+        """Enter a callback; one that sleeps is not called until `wake`."""
         if not callable(callback):
             raise TypeError(f"a callback has to be callable, not {callback!r}")
         if index is None:
             index = next(number for number in self._indices if number not in self)
-        self._sleeping.add(index)
+        if sleeping:
+            self._sleeping.add(index)
         self[index] = (callback, keywords)
         return index
 

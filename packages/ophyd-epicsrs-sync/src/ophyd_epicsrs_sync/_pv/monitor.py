@@ -99,8 +99,12 @@ class Monitor:
 
         To be followed by `open`: a callback that is added before gets the first update.
         """
-        index = self.callbacks.add(callback, index, keywords)
-        self._lane.delivery.call(self._wake, index, run_now)
+        with self._opening:
+            # Before there is a subscription nothing is under way that it must not hear, and no last update.
+            sleeping = self.subscription is not None
+            index = self.callbacks.add(callback, index, keywords, sleeping=sleeping)
+        if sleeping:
+            self._lane.delivery.call(self._wake, index, run_now)
         return index
 
     def _wake(self, index: int, run_now: bool) -> None:

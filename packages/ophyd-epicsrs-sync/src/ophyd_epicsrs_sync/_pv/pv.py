@@ -110,6 +110,8 @@ class PV(Writable, Monitored, Readable):
             self._learn_from(reading, newest=True, with_value=not is_array)
 
     def came_up(self) -> None:
+        # Of a subscription that begins from here on, nothing has come before the metadata.
+        was_monitored = self._monitor.subscription is not None
         # Metadata and rights first: the notice of the connection that ophyd gives its users shows them, and its
         # EpicsSignalBase looks only then whether it has them.
         self._tell_metadata()
@@ -118,7 +120,8 @@ class PV(Writable, Monitored, Readable):
         # After ophyd has added its own callback, which thereby gets the first update.
         if self._auto_monitor:
             self._subscribe()
-        self._monitor.metadata_came()
+        if was_monitored:
+            self._monitor.metadata_came()
 
     def went_down(self) -> None:
         self._tell_connection(False)

@@ -149,7 +149,9 @@ class Readable(Attributes):
         return value
 
     def _metadata(self) -> Fields:
-        return {name: value for name, value in self._args.items() if name not in {"value", "char_value"}}
+        known = self._args.copy()
+        del known["value"], known["char_value"]
+        return known
 
     def get_all_metadata_blocking(self, timeout: float | None = None) -> Fields:
         """Everything but the value.
