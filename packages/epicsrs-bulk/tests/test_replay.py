@@ -237,7 +237,7 @@ def test_a_callback_is_delivered_to_at_least_once_and_a_warning_says_so(
     documents: list[Document] = []
     keep(journal, run("a"))
 
-    with caplog.at_level(logging.WARNING, "epicsrs_bulk"):
+    with caplog.at_level(logging.WARNING, "epicsrs.bulk"):
         report = replay(journal, lambda name, doc: documents.append((name, doc)))
 
     assert report.ok and same(documents, run("a"))

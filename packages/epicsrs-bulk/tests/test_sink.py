@@ -293,7 +293,7 @@ def test_a_plan_goes_on_with_a_degraded_sink_and_its_run_is_replayed(
     target = Down()
     taker = sink(target, on_error="degrade")
 
-    with caplog.at_level(logging.ERROR, "epicsrs_bulk"):
+    with caplog.at_level(logging.ERROR, "epicsrs.bulk"):
         engine(bp.count([det], 3), taker)
 
     [uid] = taker.health().undelivered

@@ -24,7 +24,7 @@ from epicsrs_bulk._sink_runs import Run, Runs
 from epicsrs_bulk._sink_worker import Worker
 from epicsrs_bulk._target import Target, as_target
 
-logger = logging.getLogger("epicsrs_bulk")
+logger = logging.getLogger("epicsrs.bulk")
 
 
 class SinkOptions(TypedDict, total=False):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol, cast, runtime_checkable
 
-logger = logging.getLogger("epicsrs_bulk")
+logger = logging.getLogger("epicsrs.bulk")
 
 Document = dict[str, Any]
 
