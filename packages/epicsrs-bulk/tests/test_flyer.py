@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -12,7 +13,15 @@ import numpy as np
 import pytest
 from bluesky.protocols import Collectable, EventPageCollectable, Flyable, Pausable, Stageable, Stoppable
 
-from epicsrs_bulk import Column, ConstantInterval, FlightError, RecordTime, WaveformFlyer, bulk_read
+from epicsrs_bulk import (
+    Column,
+    ConstantInterval,
+    FlightError,
+    RecordTime,
+    WaveformFlyer,
+    bulk_read,
+    fast_event_page_validation,
+)
 from ioc import Ioc
 
 Plan = Callable[..., Any]
@@ -206,13 +215,21 @@ def test_someone_else_may_start_the_flight(board: Ioc, flyer: Fly, run: Run) -> 
     assert page["data"]["i0"].tolist() == [1.5, 2.5, 3.5, 4.5, 5.5]
 
 
-def test_ten_thousand_rows(flyer: Fly, measure: Measure, run: Run, declared: Plan) -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_ten_thousand_rows(
+    flyer: Fly, measure: Measure, run: Run, declared: Plan, fast: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has bluesky look at each value is told what would spare that."""
     random = np.random.default_rng(1)
     i0, it = random.normal(size=(2, 10_000))
     measure(i0=i0, it=it, encoder=np.arange(10_000), clock=np.full(10_000, 1000))
 
-    [page] = run(declared(flyer())).of("event_page")
+    with fast_event_page_validation() if fast else nullcontext():
+        [page] = run(declared(flyer())).of("event_page")
 
+    told = [record.getMessage() for record in caplog.records if record.name == "epicsrs.bulk"]
+    assert len(told) == (0 if fast else 1)
+    assert fast or ("board: bluesky looks at each of 80000 values" in told[0] and "stored_in" in told[0])
     assert (page["data"]["i0"] == i0).all() and (page["data"]["it"] == it).all()
     assert set(np.diff(page["data"]["board_time_ns"])) == {1_000_000}
 

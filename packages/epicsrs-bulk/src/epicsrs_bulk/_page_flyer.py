@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +15,7 @@ from epicsrs_bulk._errors import FlightError, FlightStoppedError
 from epicsrs_bulk._file_flyer import FileFlyer
 from epicsrs_bulk._flyer import Flyer
 from epicsrs_bulk._nested import NestedFlyer
+from epicsrs_bulk._validation import elements_are_looked_at
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
 # bluesky validates a page in its loop at about 4 us for a cell and its timestamp.
 CELLS = 5_000
+# From so many in a page on its flyer says what would spare that.
+_MANY = 50_000
+
+logger = logging.getLogger("epicsrs.bulk")
 
 
 class PageQueue:
@@ -114,6 +120,7 @@ class PageFlyer(Flyer):
                 error = await asyncio.wrap_future(flight.ended)
                 self._tell_end(flight, error)
             while (page := _queue(flight).take()) is not None:
+                self._warn_of(page)
                 yield cast("PartialEventPage", page)
                 # bluesky validates and emits a page without letting go of its loop.
                 await asyncio.sleep(0)
@@ -124,6 +131,16 @@ class PageFlyer(Flyer):
             self._end_all(FlightStoppedError(f"{self._name}: broken off by a pause", self._name))
         if untold is not None:
             raise untold
+
+    def _warn_of(self, page: dict[str, Any]) -> None:
+        cells = len(page["time"]) * len(page["data"])
+        if cells >= _MANY and elements_are_looked_at():
+            logger.warning(
+                "%s: bluesky looks at each of %d values before it emits this page, and the RunEngine stands still "
+                "meanwhile; put the rows into a file (stored_in), or fly within fast_event_page_validation()",
+                self._name,
+                cells,
+            )
 
     def _rows(self) -> PageQueue:
         return PageQueue()

@@ -86,6 +86,14 @@ class _Replacement:
 _replacement = _Replacement()
 
 
+def elements_are_looked_at() -> bool:
+    """Whether event-model's validator would look at each element of a page now, to no purpose."""
+    from event_model import DocumentNames
+
+    validator = _validators()[DocumentNames.event_page]
+    return not isinstance(validator, QuickValidator) and _quick_schema(validator.schema) is not None
+
+
 def _validators() -> dict[DocumentNames, Any]:
     import event_model
 
