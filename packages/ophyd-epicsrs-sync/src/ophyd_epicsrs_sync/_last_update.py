@@ -6,6 +6,7 @@ who has a monitor has had the rest with its updates.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -20,30 +21,31 @@ def alone(get_with_timeout: Callable[..., dict[str, Any]]) -> Callable[..., dict
     """`EpicsSignalBase._get_with_timeout`, whose dict has the value alone where ophyd looks for nothing else."""
     logs: Callable[[int], bool] = import_module("ophyd.log").control_layer_logger.isEnabledFor
 
-    def get_last(
-        self: Any,
-        pv: Any,
-        timeout: Any,
-        connection_timeout: Any,
-        count: int | None,
-        as_string: bool,
-        form: str,
-        use_monitor: Any,
-    ) -> dict[str, Any]:
+    def last(signal: Any, pv: Any, count: int | None, as_string: bool, form: str, use_monitor: Any) -> Any:
         if (
             use_monitor
             and form == "time"
             and not as_string
             and isinstance(pv, PV)
-            and self._monitors[pv.pvname] is not None
-            and self.connected
+            and signal._monitors[pv.pvname] is not None  # noqa: SLF001
+            and signal.connected
             # ophyd says of each get when it begins and ends.
             and not logs(logging.DEBUG)
         ):
-            value = pv.last_value(count)
-            if value is not None:
-                return {"value": value}
-        return get_with_timeout(self, pv, timeout, connection_timeout, count, as_string, form, use_monitor)
+            return pv.last_value(count)
+        return None
 
-    get_last.__doc__ = get_with_timeout.__doc__
-    return get_last
+    def get_last(self: Any, pv: Any, *given: Any) -> dict[str, Any]:
+        _, _, count, as_string, form, use_monitor = given
+        value = last(self, pv, count, as_string, form, use_monitor)
+        return get_with_timeout(self, pv, *given) if value is None else {"value": value}
+
+    def get_last_of_all(self: Any, pv: Any, *given: Any) -> dict[str, Any]:
+        _, _, as_string, form, use_monitor = given
+        value = last(self, pv, None, as_string, form, use_monitor)
+        return get_with_timeout(self, pv, *given) if value is None else {"value": value}
+
+    # ophyd 1.9 has no count.
+    replacement = get_last if "count" in inspect.signature(get_with_timeout).parameters else get_last_of_all
+    replacement.__doc__ = get_with_timeout.__doc__
+    return replacement
