@@ -126,10 +126,20 @@ def _is_exactly(value: object, current: object) -> bool:
 def _wait_for(signal: Any, value: Any, timeout: float | None, ear: Ear) -> None:
     """Return when the signal reads `value`, within its tolerance; TimeoutError after `timeout` seconds."""
     compare = import_module("ophyd.utils.epics_pvs")._compare_maybe_enum  # noqa: SLF001 (as ophyd's own wait)
-    options = {"count": len(cast("Sequence[Any]", value))} if isinstance(value, list | tuple | np.ndarray) else {}
+    ophyd_signal: Any = import_module("ophyd.signal")
+    options: dict[str, Any] = {}
+    if isinstance(value, list | tuple | np.ndarray):
+        options["count"] = len(cast("Sequence[Any]", value))
+    kind: Any = type(signal)
+    if kind.get is ophyd_signal.EpicsSignalBase.get:
+        # Who waits for a lost connection does not hear of the loss.
+        options["connection_timeout"] = _FIRST
     current = near_since = None
     for _ in ear.looks(timeout):
-        current = signal.get(**options)
+        try:
+            current = signal.get(**options)
+        except ophyd_signal.ConnectionTimeoutError:
+            continue
         if _is_exactly(cast("Any", value), current):
             return
         choices = getattr(signal, "enum_strs", ())
