@@ -130,8 +130,7 @@ def _wait_for(signal: Any, value: Any, timeout: float | None, ear: Ear) -> None:
     options: dict[str, Any] = {}
     if isinstance(value, list | tuple | np.ndarray):
         options["count"] = len(cast("Sequence[Any]", value))
-    kind: Any = type(signal)
-    if kind.get is ophyd_signal.EpicsSignalBase.get:
+    if getattr(signal.get, "__func__", None) is ophyd_signal.EpicsSignalBase.get:
         # Who waits for a lost connection does not hear of the loss.
         options["connection_timeout"] = _FIRST
     current = near_since = None

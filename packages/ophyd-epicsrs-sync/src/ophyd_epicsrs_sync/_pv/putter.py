@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Seconds that a put waits for another one of its name, whose server does not answer.
 _PATIENCE: Final = 0.5
+# Seconds for that answer, where the caller waits anyway.
+_MOST: Final = 3.0
 
 
 class Puts:
@@ -35,10 +37,12 @@ class Puts:
         # Whose the refusals are that come now; changed on their lane, in the order of puts and refusals.
         self.owner: Putter | None = None
 
-    def settle(self, channel: Channel) -> None:
+    def settle(self, channel: Channel, timeout: float) -> None:
         """Return when the server has refused what it will of the puts so far, or does not answer."""
+        # One that is lost would be waited for.
         with suppress(EpicsError, ValueError):
-            channel.get(count=0, timeout=_PATIENCE)
+            if channel.connected:
+                channel.get(count=0, timeout=timeout)
 
     def pass_to(self, putter: Putter | None) -> None:
         self.owner = putter
@@ -63,7 +67,8 @@ class Putter:
         puts = self._puts or self._enter(channel)
         in_turn = puts.turn.acquire(timeout=_PATIENCE)
         try:
-            if puts.last is not self:
+            # Out of its turn it leaves refusals to whose turn it is.
+            if in_turn and puts.last is not self:
                 self._pass(puts, self)
             channel.put(value, wait=False, timeout=timeout)
         finally:
@@ -82,9 +87,9 @@ class Putter:
             return
         try:
             if puts.last is not None:
-                puts.settle(channel)
+                puts.settle(channel, _MOST)
             yield
-            puts.settle(channel)
+            puts.settle(channel, _MOST)
             self._pass(puts, None)
         finally:
             puts.turn.release()
@@ -101,7 +106,7 @@ class Putter:
         last = puts.last
         if last is not None and last.refusal_callbacks:
             # It was the only one when it put, and has not waited for a refusal.
-            puts.settle(channel)
+            puts.settle(channel, _PATIENCE)
         return puts
 
     def leave(self) -> None:
