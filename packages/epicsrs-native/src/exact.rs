@@ -1,6 +1,6 @@
 //! Putting a value into a server's type: exactly, or not at all.
 
-use std::any::{Any, TypeId};
+use std::any::Any;
 use std::sync::Arc;
 
 use crate::array::{Array, Elements};
@@ -150,13 +150,12 @@ pub fn elements<T: Send + Sync + 'static>(values: Vec<T>) -> Elements<T> {
     Arc::new(values)
 }
 
-fn each<S: Copy + 'static, T: Fit>(source: &[S], number: impl Fn(S) -> Number) -> Result<Vec<T>, Error> {
-    if TypeId::of::<S>() == TypeId::of::<T>() {
-        let same: Box<dyn Any> = Box::new(source.to_vec());
-        if let Ok(same) = same.downcast() {
-            return Ok(*same);
-        }
+/// The same elements where they are of the type already.
+fn each<S: Copy + 'static, T: Fit>(source: &Elements<S>, number: impl Fn(S) -> Number) -> Result<Elements<T>, Error> {
+    if let Some(same) = (source as &dyn Any).downcast_ref::<Elements<T>>() {
+        return Ok(same.clone());
     }
+    let source = (**source).as_ref();
     let mut fitting = Vec::with_capacity(source.len());
     for (i, s) in source.iter().enumerate() {
         let number = number(*s);
@@ -168,27 +167,27 @@ fn each<S: Copy + 'static, T: Fit>(source: &[S], number: impl Fn(S) -> Number) -
             ))
         })?);
     }
-    Ok(fitting)
+    Ok(elements(fitting))
 }
 
 /// The value as elements of the server's type; a scalar is an array of one.
-pub fn array<T: Fit>(value: &Value) -> Result<Vec<T>, Error> {
+pub fn array<T: Fit>(value: &Value) -> Result<Elements<T>, Error> {
     let Value::Array(array) = value else {
-        return Ok(vec![scalar(value)?]);
+        return Ok(elements(vec![scalar(value)?]));
     };
     match array {
-        Array::Bool(a) => each((**a).as_ref(), |x| Number::Int(i128::from(x))),
-        Array::I8(a) => each((**a).as_ref(), |x| Number::Int(i128::from(x))),
-        Array::U8(a) => each((**a).as_ref(), |x| Number::Int(i128::from(x))),
-        Array::I16(a) => each((**a).as_ref(), |x| Number::Int(i128::from(x))),
-        Array::U16(a) => each((**a).as_ref(), |x| Number::Int(i128::from(x))),
-        Array::I32(a) => each((**a).as_ref(), |x| Number::Int(i128::from(x))),
-        Array::U32(a) => each((**a).as_ref(), |x| Number::Int(i128::from(x))),
-        Array::I64(a) => each((**a).as_ref(), |x| Number::Int(i128::from(x))),
-        Array::U64(a) => each((**a).as_ref(), |x| Number::Int(i128::from(x))),
-        Array::F32(a) => each((**a).as_ref(), |x| Number::Float(f64::from(x))),
-        Array::F64(a) => each((**a).as_ref(), Number::Float),
-        Array::Text(a) if a.is_empty() => Ok(Vec::new()),
+        Array::Bool(a) => each(a, |x| Number::Int(i128::from(x))),
+        Array::I8(a) => each(a, |x| Number::Int(i128::from(x))),
+        Array::U8(a) => each(a, |x| Number::Int(i128::from(x))),
+        Array::I16(a) => each(a, |x| Number::Int(i128::from(x))),
+        Array::U16(a) => each(a, |x| Number::Int(i128::from(x))),
+        Array::I32(a) => each(a, |x| Number::Int(i128::from(x))),
+        Array::U32(a) => each(a, |x| Number::Int(i128::from(x))),
+        Array::I64(a) => each(a, |x| Number::Int(i128::from(x))),
+        Array::U64(a) => each(a, |x| Number::Int(i128::from(x))),
+        Array::F32(a) => each(a, |x| Number::Float(f64::from(x))),
+        Array::F64(a) => each(a, Number::Float),
+        Array::Text(a) if a.is_empty() => Ok(elements(Vec::new())),
         Array::Text(_) => Err(Error::wrong_type("an array of strings, the PV has numbers")),
     }
 }
@@ -229,8 +228,18 @@ mod tests {
     }
 
     #[test]
+    fn elements_of_the_type_are_not_copied() {
+        let given = elements(vec![1.5, 2.5]);
+        let start = (*given).as_ref().as_ptr();
+        let taken = array::<f64>(&Value::Array(Array::F64(given))).unwrap();
+        assert_eq!((*taken).as_ref().as_ptr(), start);
+        let narrow = array::<f32>(&Value::Array(Array::F64(taken))).unwrap();
+        assert_eq!((*narrow).as_ref(), [1.5_f32, 2.5]);
+    }
+
+    #[test]
     fn an_empty_array_is_an_array() {
         let none = Value::Array(Array::F64(elements(Vec::new())));
-        assert_eq!(array::<i32>(&none).unwrap(), Vec::<i32>::new());
+        assert!((*array::<i32>(&none).unwrap()).as_ref().is_empty());
     }
 }

@@ -522,6 +522,45 @@ fn scalar_string_put_len(payload: &[u8]) -> CaResult<usize> {
     }
 }
 
+/// A put's body behind room for its header, so that framing it copies nothing.
+pub struct PutBody(Vec<u8>);
+
+impl PutBody {
+    /// The extended header is the largest.
+    const ROOM: usize = 24;
+
+    /// Elements in network order.
+    pub fn of<T: Copy, const N: usize>(elements: &[T], wire: impl Fn(T) -> [u8; N]) -> Self {
+        const BLOCK: usize = 512;
+        let mut frame = Vec::with_capacity(Self::ROOM + align8(elements.len() * N));
+        frame.resize(Self::ROOM, 0);
+        // A block stays in the processor's cache: the body is written once,
+        // and not cleared first.
+        let mut laid_out = [[0u8; N]; BLOCK];
+        for block in elements.chunks(BLOCK) {
+            for (out, element) in laid_out.iter_mut().zip(block) {
+                *out = wire(*element);
+            }
+            frame.extend_from_slice(laid_out[..block.len()].as_flattened());
+        }
+        Self(frame)
+    }
+
+    pub fn into_bytes(mut self) -> Vec<u8> {
+        self.0.drain(..Self::ROOM);
+        self.0
+    }
+}
+
+impl From<Vec<u8>> for PutBody {
+    fn from(bytes: Vec<u8>) -> Self {
+        let mut frame = Vec::with_capacity(Self::ROOM + align8(bytes.len()));
+        frame.resize(Self::ROOM, 0);
+        frame.extend_from_slice(&bytes);
+        Self(frame)
+    }
+}
+
 /// Build a client put frame (`CA_PROTO_WRITE` / `CA_PROTO_WRITE_NOTIFY`).
 ///
 /// The single owner of client put framing — C's `comQueSend::
@@ -541,14 +580,16 @@ pub fn build_put_frame(
     data_type: u16,
     count: u32,
     ioid: Option<u32>,
-    payload: Vec<u8>,
+    payload: impl Into<PutBody>,
     peer_minor: u16,
 ) -> CaResult<Vec<u8>> {
-    let mut body = payload;
+    const ROOM: usize = PutBody::ROOM;
+    let PutBody(mut frame) = payload.into();
     if count == 1 && data_type == epics_base_rs::types::DBR_STRING {
-        body.truncate(scalar_string_put_len(&body)?);
+        frame.truncate(ROOM + scalar_string_put_len(&frame[ROOM..])?);
     }
-    body.resize(align8(body.len()), 0);
+    let body_len = align8(frame.len() - ROOM);
+    frame.resize(ROOM + body_len, 0);
 
     let mut hdr = CaHeader::new(cmd);
     hdr.data_type = data_type;
@@ -556,10 +597,15 @@ pub fn build_put_frame(
     if let Some(ioid) = ioid {
         hdr.available = ioid;
     }
-    hdr.set_payload_size(body.len(), count, peer_minor)
+    hdr.set_payload_size(body_len, count, peer_minor)
         .map_err(|_| CaError::BadCount)?;
 
-    Ok([&hdr.to_bytes_extended()[..], &body[..]].concat())
+    let hdr = hdr.to_bytes_extended();
+    let unused = ROOM - hdr.len();
+    frame[unused..ROOM].copy_from_slice(&hdr);
+    // Nothing where the body is large: its header is the extended one.
+    frame.drain(..unused);
+    Ok(frame)
 }
 
 /// An encoded CA header, 16 or 24 bytes, held by value: framing copies it

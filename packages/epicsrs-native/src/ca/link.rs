@@ -17,7 +17,7 @@ use super::failure::{Refusal, failure, type_name, write_refusal};
 use super::gate::{self, Gate};
 use super::line::Line;
 use super::properties::{News, Properties};
-use super::value;
+use super::value::{self, Sent};
 use crate::error::Error;
 use crate::events::Events;
 use crate::feed::{Feed, Feeds};
@@ -355,13 +355,18 @@ impl CaLink {
                 let native = channel.native_field_type()?;
                 let most = channel.element_count()?;
                 let choices = self.known_choices();
-                let (dbr, data) = value::to_dbr(value.clone(), native, most, choices.as_ref())?;
-                let sent = if wait {
-                    channel
+                let (dbr, sent) = value::to_dbr(value.clone(), native, most, choices.as_ref())?;
+                let sent = match (sent, wait) {
+                    (Sent::Value(data), true) => channel
                         .put_as_dbr_callback(dbr, &data)
-                        .map(|answer| Some(Box::pin(answer) as Answer<()>))
-                } else {
-                    channel.put_as_dbr_no_callback(dbr, &data).map(|()| None)
+                        .map(|answer| Some(Box::pin(answer) as Answer<()>)),
+                    (Sent::Value(data), false) => channel.put_as_dbr_no_callback(dbr, &data).map(|()| None),
+                    (Sent::Elements(count, body), true) => channel
+                        .put_body_callback(dbr, count, body)
+                        .map(|answer| Some(Box::pin(answer) as Answer<()>)),
+                    (Sent::Elements(count, body), false) => {
+                        channel.put_body_no_callback(dbr, count, body).map(|()| None)
+                    }
                 };
                 sent.map_err(|error| write_refusal(channel, error))
             })

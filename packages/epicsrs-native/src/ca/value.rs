@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use epics_base_rs::server::snapshot::Snapshot;
 use epics_base_rs::types::{DbFieldType, EpicsValue, PvString, SharedArray};
+use epics_ca_rs::protocol::PutBody;
 
 use crate::array::{Array, Elements};
 use crate::error::Error;
@@ -111,14 +112,15 @@ pub fn reading(snapshot: Snapshot, array: bool, choices: Option<Choices>) -> Rea
     }
 }
 
-/// What a put sends: the DBR type and the value in it. Labels go as DBR_STRING, which the server looks up in its own
+/// What a put sends of a type: a value, or elements that are laid out already.
+pub enum Sent {
+    Value(EpicsValue),
+    Elements(u32, PutBody),
+}
+
+/// What a put sends: the DBR type and what is of it. Labels go as DBR_STRING, which the server looks up in its own
 /// choices; `choices`, where known, only refuse a label that is none.
-pub fn to_dbr(
-    value: Value,
-    native: DbFieldType,
-    most: u32,
-    choices: Option<&Choices>,
-) -> Result<(u16, EpicsValue), Error> {
+pub fn to_dbr(value: Value, native: DbFieldType, most: u32, choices: Option<&Choices>) -> Result<(u16, Sent), Error> {
     let count = match &value {
         Value::Array(array) => array.len(),
         _ => 1,
@@ -132,29 +134,39 @@ pub fn to_dbr(
     let array = most > 1;
     let value = if array { value } else { value.single() };
     let dbr = native as u16;
-    Ok(match native {
-        DbFieldType::Short if array => (dbr, EpicsValue::ShortArray(exact::array(&value)?.into())),
-        DbFieldType::Long if array => (dbr, EpicsValue::LongArray(exact::array(&value)?.into())),
-        DbFieldType::Float if array => (dbr, EpicsValue::FloatArray(exact::array(&value)?.into())),
-        DbFieldType::Double if array => (dbr, EpicsValue::DoubleArray(exact::array(&value)?.into())),
-        DbFieldType::Char if array => (dbr, EpicsValue::CharArray(characters(value, most)?.into())),
-        DbFieldType::Short => (dbr, EpicsValue::Short(exact::scalar(&value)?)),
-        DbFieldType::Long => (dbr, EpicsValue::Long(exact::scalar(&value)?)),
-        DbFieldType::Float => (dbr, EpicsValue::Float(exact::scalar(&value)?)),
-        DbFieldType::Double => (dbr, EpicsValue::Double(exact::scalar(&value)?)),
-        DbFieldType::Char => (dbr, EpicsValue::Char(exact::scalar(&value)?)),
-        DbFieldType::String => (dbr, strings(value, array)?),
+    let single = match native {
+        DbFieldType::Short if array => return Ok((dbr, laid_out(&exact::array(&value)?, i16::to_be_bytes))),
+        DbFieldType::Long if array => return Ok((dbr, laid_out(&exact::array(&value)?, i32::to_be_bytes))),
+        DbFieldType::Float if array => return Ok((dbr, laid_out(&exact::array(&value)?, f32::to_be_bytes))),
+        DbFieldType::Double if array => return Ok((dbr, laid_out(&exact::array(&value)?, f64::to_be_bytes))),
+        DbFieldType::Char if array => return Ok((dbr, laid_out(&characters(value, most)?, u8::to_be_bytes))),
+        DbFieldType::Enum if array && matches!(value, Value::Array(_)) => {
+            return Ok((dbr, laid_out(&exact::array(&value)?, u16::to_be_bytes)));
+        }
+        DbFieldType::Short => EpicsValue::Short(exact::scalar(&value)?),
+        DbFieldType::Long => EpicsValue::Long(exact::scalar(&value)?),
+        DbFieldType::Float => EpicsValue::Float(exact::scalar(&value)?),
+        DbFieldType::Double => EpicsValue::Double(exact::scalar(&value)?),
+        DbFieldType::Char => EpicsValue::Char(exact::scalar(&value)?),
+        DbFieldType::String => strings(value, array)?,
         DbFieldType::Enum => match value {
             Value::Text(label) => {
                 known_label(&label, choices)?;
-                (DbFieldType::String as u16, string(label)?)
+                return Ok((DbFieldType::String as u16, Sent::Value(string(label)?)));
             }
-            Value::Array(_) if most > 1 => (dbr, EpicsValue::EnumArray(exact::array(&value)?.into())),
-            other => (dbr, EpicsValue::Enum(exact::scalar(&other)?)),
+            other => EpicsValue::Enum(exact::scalar(&other)?),
         },
         // Channel Access has the six types above on the wire, no other.
         other => return Err(Error::wrong_type(format!("the server's type {other:?} cannot be put"))),
-    })
+    };
+    Ok((dbr, Sent::Value(single)))
+}
+
+fn laid_out<T: Copy + 'static, const N: usize>(elements: &Elements<T>, wire: impl Fn(T) -> [u8; N]) -> Sent {
+    let elements = (**elements).as_ref();
+    // Not more than `most`.
+    let count = u32::try_from(elements.len()).unwrap_or(u32::MAX);
+    Sent::Elements(count, PutBody::of(elements, wire))
 }
 
 fn known_label(label: &Text, choices: Option<&Choices>) -> Result<(), Error> {
@@ -170,7 +182,7 @@ fn known_label(label: &Text, choices: Option<&Choices>) -> Result<(), Error> {
 }
 
 /// Text becomes characters with a NUL behind them where there is room, as EPICS long strings are kept.
-fn characters(value: Value, most: u32) -> Result<Vec<u8>, Error> {
+fn characters(value: Value, most: u32) -> Result<Elements<u8>, Error> {
     match value {
         Value::Text(mut text) => {
             if text.len() > most as usize {
@@ -182,7 +194,7 @@ fn characters(value: Value, most: u32) -> Result<Vec<u8>, Error> {
             if text.len() < most as usize {
                 text.push(0);
             }
-            Ok(text)
+            Ok(exact::elements(text))
         }
         other => exact::array(&other),
     }
@@ -228,9 +240,9 @@ mod tests {
         let put = |value| to_dbr(value, DbFieldType::Enum, 1, Some(&choices));
         assert!(matches!(
             put(Value::Text(b"On".to_vec())),
-            Ok((0, EpicsValue::String(_)))
+            Ok((0, Sent::Value(EpicsValue::String(_))))
         ));
-        assert!(matches!(put(Value::Int(1)), Ok((3, EpicsValue::Enum(1)))));
+        assert!(matches!(put(Value::Int(1)), Ok((3, Sent::Value(EpicsValue::Enum(1))))));
         assert!(put(Value::Text(b"Nowhere".to_vec())).is_err_and(|e| e.kind == Kind::Value));
         assert!(put(Value::Int(-1)).is_err_and(|e| e.kind == Kind::Value));
     }

@@ -3,7 +3,7 @@
 use epics_base_rs::types::PvString;
 use epics_pva_rs::pvdata::encode::default_value_for;
 use epics_pva_rs::pvdata::{
-    FieldDesc, PvField, PvStructure, ScalarType, ScalarValue, TypedScalarArray, UnionItem, VariantValue,
+    FieldDesc, PvArray, PvField, PvStructure, ScalarType, ScalarValue, TypedScalarArray, UnionItem, VariantValue,
 };
 
 use super::type_name::type_name;
@@ -204,27 +204,27 @@ fn to_scalar(value: Value, kind: ScalarType) -> Result<ScalarValue, Error> {
 
 fn to_array(value: Value, kind: ScalarType) -> Result<TypedScalarArray, Error> {
     Ok(match kind {
-        ScalarType::Boolean => TypedScalarArray::Boolean(exact::array(&value)?.into()),
+        ScalarType::Boolean => TypedScalarArray::Boolean(PvArray::from_owner(exact::array(&value)?)),
         ScalarType::Byte => TypedScalarArray::Byte(match value {
             Value::Text(text) => characters(text)
                 .into_iter()
                 .map(u8::cast_signed)
                 .collect::<Vec<_>>()
                 .into(),
-            other => exact::array(&other)?.into(),
+            other => PvArray::from_owner(exact::array(&other)?),
         }),
         ScalarType::UByte => TypedScalarArray::UByte(match value {
             Value::Text(text) => characters(text).into(),
-            other => exact::array(&other)?.into(),
+            other => PvArray::from_owner(exact::array(&other)?),
         }),
-        ScalarType::Short => TypedScalarArray::Short(exact::array(&value)?.into()),
-        ScalarType::Int => TypedScalarArray::Int(exact::array(&value)?.into()),
-        ScalarType::Long => TypedScalarArray::Long(exact::array(&value)?.into()),
-        ScalarType::UShort => TypedScalarArray::UShort(exact::array(&value)?.into()),
-        ScalarType::UInt => TypedScalarArray::UInt(exact::array(&value)?.into()),
-        ScalarType::ULong => TypedScalarArray::ULong(exact::array(&value)?.into()),
-        ScalarType::Float => TypedScalarArray::Float(exact::array(&value)?.into()),
-        ScalarType::Double => TypedScalarArray::Double(exact::array(&value)?.into()),
+        ScalarType::Short => TypedScalarArray::Short(PvArray::from_owner(exact::array(&value)?)),
+        ScalarType::Int => TypedScalarArray::Int(PvArray::from_owner(exact::array(&value)?)),
+        ScalarType::Long => TypedScalarArray::Long(PvArray::from_owner(exact::array(&value)?)),
+        ScalarType::UShort => TypedScalarArray::UShort(PvArray::from_owner(exact::array(&value)?)),
+        ScalarType::UInt => TypedScalarArray::UInt(PvArray::from_owner(exact::array(&value)?)),
+        ScalarType::ULong => TypedScalarArray::ULong(PvArray::from_owner(exact::array(&value)?)),
+        ScalarType::Float => TypedScalarArray::Float(PvArray::from_owner(exact::array(&value)?)),
+        ScalarType::Double => TypedScalarArray::Double(PvArray::from_owner(exact::array(&value)?)),
         ScalarType::String => {
             TypedScalarArray::String(exact::texts(value)?.into_iter().map(PvString::from_bytes).collect())
         }

@@ -10,7 +10,7 @@ use epics_pva_rs::client_native::server_conn::ServerConn;
 use epics_pva_rs::codec::PvaCodec;
 use epics_pva_rs::decode::{Frame, OpResponse, decode_op_response};
 use epics_pva_rs::error::PvaError;
-use epics_pva_rs::proto::{BitSet, ByteOrder, Command, Status};
+use epics_pva_rs::proto::{BitSet, ByteOrder, Command, PvaHeader, Status, WriteExt};
 use epics_pva_rs::pvdata::encode::encode_pv_field_with_bitset;
 use epics_pva_rs::pvdata::{FieldDesc, PvField};
 use tokio::sync::mpsc;
@@ -87,10 +87,20 @@ impl Operation {
 
     pub fn execute_put(&self, value: &PvField, changed: &BitSet) -> Result<(), Error> {
         let order = self.server.byte_order();
-        let mut data = Vec::new();
-        changed.write_into(order, &mut data);
-        encode_pv_field_with_bitset(value, &self.desc, changed, 0, order, &mut data);
-        self.send(codec(&self.server).build_put(self.sid, self.ioid, &data))
+        let header = |length| PvaHeader::application(false, order, Command::Put.code(), length).encode();
+        // The whole message in one buffer: an array is copied into it once.
+        let mut message = header(0).to_vec();
+        message.put_u32(self.sid, order);
+        message.put_u32(self.ioid, order);
+        message.put_u8(0);
+        changed.write_into(order, &mut message);
+        encode_pv_field_with_bitset(value, &self.desc, changed, 0, order, &mut message);
+        let length = message.len() - PvaHeader::SIZE;
+        let length = u32::try_from(length).map_err(|_| Error::value("more than a message holds"))?;
+        if let Some(start) = message.first_chunk_mut() {
+            *start = header(length);
+        }
+        self.send(message)
     }
 
     pub async fn value(&mut self) -> Result<PvField, Error> {

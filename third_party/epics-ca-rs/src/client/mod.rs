@@ -535,7 +535,7 @@ enum CoordRequest {
         cid: u32,
         mask: u16,
         deadband: f64,
-        callback_tx: mpsc::Sender<CaResult<Snapshot>>,
+        callback_tx: mpsc::Sender<subscription::QueuedUpdate>,
         coalesce_slot: std::sync::Arc<subscription::CoalesceSlot>,
         sink: Option<MonitorSink>,
         /// Requested element-count cap (`camonitor -#`), or `None` for the
@@ -2124,7 +2124,7 @@ impl CaChannel {
         data_type: u16,
         count: u32,
         ioid: Option<u32>,
-        payload: Vec<u8>,
+        payload: impl Into<crate::protocol::PutBody>,
         peer_minor: u16,
     ) -> CaResult<Vec<u8>> {
         crate::protocol::build_put_frame(cmd, sid, data_type, count, ioid, payload, peer_minor)
@@ -2193,7 +2193,7 @@ impl CaChannel {
         data_type: u16,
         count: u32,
         ioid: u32,
-        payload: Vec<u8>,
+        payload: crate::protocol::PutBody,
     ) -> CaResult<()> {
         // C `libca/nciu.cpp::write()` rejects before queueing
         // when `!accessRightState.writePermit()` (ECA_NOWTACCESS).
@@ -2230,7 +2230,7 @@ impl CaChannel {
                 data_type,
                 count,
                 ioid,
-                payload,
+                payload: payload.into_bytes(),
                 server_addr: snap.server_addr,
                 priority: self.priority,
             })
@@ -2244,7 +2244,7 @@ impl CaChannel {
         snap: &ChannelSnapshotPublic,
         data_type: u16,
         count: u32,
-        payload: Vec<u8>,
+        payload: crate::protocol::PutBody,
     ) -> CaResult<()> {
         // cached-access write gate (see send_write_notify_fast).
         // The nowait variant otherwise returned Ok(()) after putting
@@ -2287,7 +2287,7 @@ impl CaChannel {
                 cid: self.cid,
                 data_type,
                 count,
-                payload,
+                payload: payload.into_bytes(),
                 server_addr: snap.server_addr,
                 priority: self.priority,
             })
@@ -2948,6 +2948,34 @@ impl CaChannel {
         Ok(self.issue_write_notify_as(dbr_type, value)?.reply())
     }
 
+    /// [`Self::put_as_dbr_callback`] of `count` elements that are laid out
+    /// already.
+    pub fn put_body_callback(
+        &self,
+        dbr_type: u16,
+        count: u32,
+        body: crate::protocol::PutBody,
+    ) -> CaResult<impl std::future::Future<Output = CaResult<()>> + Send + 'static> {
+        let snap = self.snapshot()?;
+        validate_put_count(&snap, count)?;
+        Ok(self
+            .send_write_notify(&snap, dbr_type, count, body)?
+            .reply())
+    }
+
+    /// [`Self::put_as_dbr_no_callback`] of `count` elements that are laid out
+    /// already.
+    pub fn put_body_no_callback(
+        &self,
+        dbr_type: u16,
+        count: u32,
+        body: crate::protocol::PutBody,
+    ) -> CaResult<()> {
+        let snap = self.snapshot()?;
+        validate_put_count(&snap, count)?;
+        self.send_write_nowait_fast(&snap, dbr_type, count, body)
+    }
+
     /// Register a write waiter and send `count` elements of `payload` as a
     /// `dbr_type` `CA_PROTO_WRITE_NOTIFY`.
     fn send_write_notify(
@@ -2955,7 +2983,7 @@ impl CaChannel {
         snap: &ChannelSnapshotPublic,
         dbr_type: u16,
         count: u32,
-        payload: Vec<u8>,
+        payload: impl Into<crate::protocol::PutBody>,
     ) -> CaResult<PendingWrite> {
         let ioid = self.in_flight.alloc_ioid();
         let (reply_tx, reply_rx) = oneshot::channel();
@@ -2966,7 +2994,7 @@ impl CaChannel {
             ioid,
             reply_rx,
         };
-        self.send_write_notify_fast(snap, dbr_type, count, ioid, payload)?;
+        self.send_write_notify_fast(snap, dbr_type, count, ioid, payload.into())?;
         Ok(write)
     }
 
@@ -3014,7 +3042,7 @@ impl CaChannel {
 
         let payload = value.to_bytes();
         let count = value.count() as u32;
-        self.send_write_nowait_fast(&snap, snap.native_type as u16, count, payload)
+        self.send_write_nowait_fast(&snap, snap.native_type as u16, count, payload.into())
     }
 
     /// Write `value`'s payload under an explicit DBR wire type
@@ -3075,7 +3103,7 @@ impl CaChannel {
         validate_put_count(&snap, count)?;
         validate_put_strings(value)?;
         let payload = value.to_bytes();
-        self.send_write_nowait_fast(&snap, dbr_type, count, payload)
+        self.send_write_nowait_fast(&snap, dbr_type, count, payload.into())
     }
 
     /// Write a string value to the channel as `DBR_STRING` (DBR type 0)
@@ -3114,7 +3142,7 @@ impl CaChannel {
         validate_put_count(&snap, 1)?;
         validate_string_length(value)?;
         let payload = EpicsValue::String(value.into()).to_bytes();
-        self.send_write_nowait_fast(&snap, 0, 1, payload)
+        self.send_write_nowait_fast(&snap, 0, 1, payload.into())
     }
 
     /// Array variant of [`Self::put_string`] — writes `values` as a
@@ -3153,7 +3181,7 @@ impl CaChannel {
         let payload =
             EpicsValue::StringArray(values.iter().map(PvString::from).collect()).to_bytes();
         let count = values.len() as u32;
-        self.send_write_nowait_fast(&snap, 0, count, payload)
+        self.send_write_nowait_fast(&snap, 0, count, payload.into())
     }
 
     pub async fn subscribe(&self) -> CaResult<MonitorHandle> {
@@ -3496,7 +3524,7 @@ pub use crate::protocol::ca_version;
 /// Handle for a monitor subscription. Dropping it cancels the subscription.
 pub struct MonitorHandle {
     subid: u32,
-    callback_rx: mpsc::Receiver<CaResult<Snapshot>>,
+    callback_rx: mpsc::Receiver<subscription::QueuedUpdate>,
     /// Shared coalesce slot — drained after the bounded `callback_rx`
     /// is empty so the latest under-pressure snapshot is always
     /// delivered. See [`subscription::CoalesceSlot`].
@@ -3545,7 +3573,7 @@ impl MonitorHandle {
             //    pre-pause backlog (3a) and pause-bypassing errors, so
             //    it is always readable regardless of pause state.
             match self.callback_rx.try_recv() {
-                Ok(msg) => return Some(msg),
+                Ok(msg) => return Some(*msg),
                 Err(TryRecvError::Disconnected) => return None,
                 Err(TryRecvError::Empty) => {}
             }
@@ -3566,7 +3594,7 @@ impl MonitorHandle {
             let notified = self.coalesce_slot.notified();
             tokio::pin!(notified);
             tokio::select! {
-                msg = self.callback_rx.recv() => return msg,
+                msg = self.callback_rx.recv() => return msg.map(|msg| *msg),
                 _ = &mut notified => {
                     // Loop and recheck — slot/channel/pause state may
                     // have changed. Each subscription owns its slot, so

@@ -31,6 +31,10 @@ pub(crate) enum ValueRoute {
     TryChannel(Box<Snapshot>),
 }
 
+/// An update in a subscription's queue. Boxed: the queue comes with room for
+/// 32, of which a subscription with a sink uses none.
+pub(crate) type QueuedUpdate = Box<CaResult<Snapshot>>;
+
 /// Per-subscription overflow/pause buffer shared between the
 /// coordinator (producer) and the [`super::MonitorHandle`] (consumer).
 ///
@@ -82,9 +86,10 @@ pub(crate) struct CoalesceSlot {
 
 struct CoalesceInner {
     error: Option<CaError>,
-    ready: Option<Snapshot>,
+    // Boxed, as the queue's items are: most slots are empty for life.
+    ready: Option<Box<Snapshot>>,
     /// INVARIANT: `Some` ⟹ `paused`.
-    gated: Option<Snapshot>,
+    gated: Option<Box<Snapshot>>,
     paused: bool,
 }
 
@@ -106,9 +111,9 @@ impl CoalesceSlot {
     /// otherwise into `ready`. Caller holds the lock.
     fn coalesce_value_locked(inner: &mut CoalesceInner, snapshot: Snapshot) {
         if inner.paused {
-            inner.gated = Some(snapshot);
+            inner.gated = Some(Box::new(snapshot));
         } else {
-            inner.ready = Some(snapshot);
+            inner.ready = Some(Box::new(snapshot));
         }
     }
 
@@ -165,7 +170,7 @@ impl CoalesceSlot {
         if let Some(err) = g.error.take() {
             return Some(Err(err));
         }
-        g.ready.take().map(Ok)
+        g.ready.take().map(|value| Ok(*value))
     }
 
     /// Future that resolves on the next `notify` (deliverable write or
@@ -222,9 +227,9 @@ impl CoalesceSlot {
             return Some(Err(err));
         }
         if let Some(v) = g.ready.take() {
-            return Some(Ok(v));
+            return Some(Ok(*v));
         }
-        g.gated.take().map(Ok)
+        g.gated.take().map(|value| Ok(*value))
     }
 }
 
@@ -325,7 +330,7 @@ pub(crate) struct SubscriptionRecord {
     /// `server_addr` can change). `(server_addr, priority)` is the
     /// circuit this subscription's flow control accounts against.
     pub priority: u8,
-    pub callback_tx: mpsc::Sender<CaResult<Snapshot>>,
+    pub callback_tx: mpsc::Sender<QueuedUpdate>,
     /// Takes the updates in place of `callback_tx` and `coalesce_slot`.
     pub sink: Option<MonitorSink>,
     /// "Latest pending" slot — see [`CoalesceSlot`]. Shared with the
@@ -499,7 +504,7 @@ impl SubscriptionRegistry {
                 rec.nreplace = rec.nreplace.saturating_add(1);
                 MonitorDeliveryOutcome::Slotted
             }
-            ValueRoute::TryChannel(snapshot) => match rec.callback_tx.try_send(Ok(*snapshot)) {
+            ValueRoute::TryChannel(snapshot) => match rec.callback_tx.try_send(Box::new(Ok(*snapshot))) {
                 Ok(()) => MonitorDeliveryOutcome::Queued,
                 Err(TrySendError::Full(rejected)) => {
                     // Bounded channel full — coalesce into the slot
@@ -726,12 +731,12 @@ fn try_deliver_err(rec: &mut SubscriptionRecord, err: CaError) -> MonitorDeliver
         sink(Err(err));
         return MonitorDeliveryOutcome::Queued;
     }
-    match rec.callback_tx.try_send(Err(err)) {
+    match rec.callback_tx.try_send(Box::new(Err(err))) {
         Ok(()) => MonitorDeliveryOutcome::Queued,
         Err(TrySendError::Full(rejected)) => {
             // Channel full — park the error in its own slot. Recover the
             // rejected error rather than cloning.
-            let e = match rejected {
+            let e = match *rejected {
                 Err(e) => e,
                 Ok(_) => unreachable!("we just sent an Err"),
             };
@@ -1145,7 +1150,7 @@ mod tests {
     // A small fixture record builder for the slot/flow-control tests.
     fn slotted_record(
         coalesce_slot: Arc<CoalesceSlot>,
-        callback_tx: mpsc::Sender<CaResult<Snapshot>>,
+        callback_tx: mpsc::Sender<QueuedUpdate>,
     ) -> SubscriptionRecord {
         const DBR_TIME_LONG: u16 = 19;
         SubscriptionRecord {
@@ -1184,7 +1189,7 @@ mod tests {
         let mut reg = SubscriptionRegistry::new();
         // Channel of size 2 so the third update is forced into the
         // coalesce slot — exercises the overflow path deterministically.
-        let (callback_tx, mut rx) = mpsc::channel::<CaResult<Snapshot>>(2);
+        let (callback_tx, mut rx) = mpsc::channel::<QueuedUpdate>(2);
         let coalesce_slot = CoalesceSlot::new();
         reg.add(slotted_record(coalesce_slot.clone(), callback_tx));
 
@@ -1236,7 +1241,7 @@ mod tests {
     #[test]
     fn coalesce_preserves_order_under_partial_drain() {
         let mut reg = SubscriptionRegistry::new();
-        let (callback_tx, mut rx) = mpsc::channel::<CaResult<Snapshot>>(2);
+        let (callback_tx, mut rx) = mpsc::channel::<QueuedUpdate>(2);
         let coalesce_slot = CoalesceSlot::new();
         reg.add(slotted_record(coalesce_slot.clone(), callback_tx));
 
@@ -1284,7 +1289,7 @@ mod tests {
     #[test]
     fn disconnect_error_coalesces_when_channel_full() {
         let mut reg = SubscriptionRegistry::new();
-        let (callback_tx, mut rx) = mpsc::channel::<CaResult<Snapshot>>(2);
+        let (callback_tx, mut rx) = mpsc::channel::<QueuedUpdate>(2);
         let coalesce_slot = CoalesceSlot::new();
         reg.add(slotted_record(coalesce_slot.clone(), callback_tx));
 
@@ -1434,7 +1439,7 @@ mod tests {
     #[test]
     fn mark_disconnected_on_empty_channel_parks_error_in_cell() {
         let mut reg = SubscriptionRegistry::new();
-        let (callback_tx, mut rx) = mpsc::channel::<CaResult<Snapshot>>(4);
+        let (callback_tx, mut rx) = mpsc::channel::<QueuedUpdate>(4);
         let coalesce_slot = CoalesceSlot::new();
         reg.add(slotted_record(coalesce_slot.clone(), callback_tx));
 
@@ -1453,7 +1458,7 @@ mod tests {
     #[test]
     fn pending_error_stays_ahead_of_later_value() {
         let mut reg = SubscriptionRegistry::new();
-        let (callback_tx, mut rx) = mpsc::channel::<CaResult<Snapshot>>(2);
+        let (callback_tx, mut rx) = mpsc::channel::<QueuedUpdate>(2);
         let coalesce_slot = CoalesceSlot::new();
         reg.add(slotted_record(coalesce_slot.clone(), callback_tx));
 

@@ -85,7 +85,7 @@ fn make_read_reply(
     mode: ReadReplyMode,
     data_type: u16,
     count: u32,
-    data: &[u8],
+    data: std::borrow::Cow<'_, [u8]>,
 ) -> epics_base_rs::error::CaResult<ReadReply> {
     if matches!(mode, ReadReplyMode::Plain) && count == 1 {
         // `wire_carrier` because these bytes are a READ_NOTIFY payload off
@@ -94,14 +94,54 @@ fn make_read_reply(
         // a re-`put` of a value this client just read sign-extends and 200
         // lands as -56 in a wider field.
         let dbr_type = DbFieldType::from_u16(data_type)?.wire_carrier();
-        let value = EpicsValue::from_bytes_array(dbr_type, data, count as usize)?;
+        let value = EpicsValue::from_bytes_array(dbr_type, &data, count as usize)?;
         Ok(ReadReply::Plain { dbr_type, value })
     } else {
         Ok(ReadReply::Raw {
             data_type,
             count,
-            data: data.to_vec(),
+            data: data.into_owned(),
         })
+    }
+}
+
+/// A body larger than the receive buffer, which is read into memory of its
+/// own: neither gathered a buffer at a time nor copied once it is whole.
+struct LargeBody {
+    hdr: CaHeader,
+    len: usize,
+    bytes: Vec<u8>,
+}
+
+impl LargeBody {
+    /// For a value that is still arriving; `None` for everything else, and
+    /// where there is no memory for it, which is gathered as it comes.
+    fn of(hdr: &CaHeader, len: usize, least: usize, present: &[u8]) -> Option<Self> {
+        let value = matches!(hdr.cmmd, CA_PROTO_READ_NOTIFY | CA_PROTO_EVENT_ADD);
+        if len <= least || !value || hdr.cid != ECA_NORMAL {
+            return None;
+        }
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).ok()?;
+        bytes.extend_from_slice(present);
+        Some(Self {
+            hdr: *hdr,
+            len,
+            bytes,
+        })
+    }
+}
+
+/// Read what has come: behind what there is of a large body, else to the
+/// beginning of `buf`. Either may be dropped unfinished.
+async fn receive<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    buf: &mut [u8],
+    large: Option<&mut LargeBody>,
+) -> std::io::Result<usize> {
+    match large {
+        Some(body) => reader.read_buf(&mut body.bytes).await,
+        None => reader.read(buf).await,
     }
 }
 
@@ -2600,6 +2640,7 @@ async fn read_loop<R: AsyncRead + Unpin + Send + 'static>(
 
     let mut buf = vec![0u8; 262_144];
     let mut accumulated = Vec::new();
+    let mut large: Option<LargeBody> = None;
     // C `tcpiiu::processIncoming`'s receive-side body limit and its
     // ignore-don't-close policy — see [`RecvBodyPolicy`], shared with the
     // name-service circuit's reader.
@@ -2798,7 +2839,7 @@ async fn read_loop<R: AsyncRead + Unpin + Send + 'static>(
             // when the socket poll came back `Pending` (tokio-rustls 0.25.0
             // `common/mod.rs`), so decrypted plaintext is never stranded
             // behind a `Pending` waiting for a socket that has no more bytes.
-            read_result = reader.read(&mut buf) => {
+            read_result = receive(&mut reader, &mut buf, large.as_mut()) => {
                 match read_result {
                     Ok(0) | Err(_) => {
                         let _ = event_tx.send(TransportEvent::TcpClosed { server_addr, priority });
@@ -2835,7 +2876,15 @@ async fn read_loop<R: AsyncRead + Unpin + Send + 'static>(
         // Flow control is evaluated at the BOTTOM of this iteration, after the
         // frame's messages have been processed — that is where C samples
         // `bytesArePendingInOS()` (`tcpiiu.cpp:543-546`).
-        accumulated.extend_from_slice(&buf[..n]);
+        let mut whole = None;
+        match large.take() {
+            Some(body) if body.bytes.len() < body.len => large = Some(body),
+            Some(mut body) => {
+                accumulated = body.bytes.split_off(body.len);
+                whole = Some(body);
+            }
+            None => accumulated.extend_from_slice(&buf[..n]),
+        }
 
         // Bytes owed to an already-refused oversize message are consumed
         // before framing resumes (C `recvQue.removeBytes`, see
@@ -2863,7 +2912,19 @@ async fn read_loop<R: AsyncRead + Unpin + Send + 'static>(
             // "this peer is definitively malformed" are its answer, not this
             // loop's, so the name-service circuit's reader cannot drift away
             // from these rules again (§6 C2).
-            let (hdr, hdr_size, actual_post) = match next_frame(&accumulated[offset..]) {
+            let (next, mut body) = match whole.take() {
+                // Neither its header nor itself is in `accumulated`.
+                Some(LargeBody { hdr, bytes, .. }) => (
+                    Frame::Header {
+                        hdr,
+                        hdr_size: 0,
+                        body_len: 0,
+                    },
+                    Some(bytes),
+                ),
+                None => (next_frame(&accumulated[offset..]), None),
+            };
+            let (hdr, hdr_size, actual_post) = match next {
                 Frame::Incomplete => break,
                 Frame::Malformed(e) => {
                     // C `tcpiiu.cpp::processIncoming:1197-1202` closes the
@@ -2921,6 +2982,11 @@ async fn read_loop<R: AsyncRead + Unpin + Send + 'static>(
             }
 
             if offset + msg_len > accumulated.len() {
+                let present = &accumulated[offset + hdr_size..];
+                large = LargeBody::of(&hdr, actual_post, buf.len(), present);
+                if large.is_some() {
+                    accumulated.truncate(offset);
+                }
                 break;
             }
 
@@ -3058,7 +3124,9 @@ async fn read_loop<R: AsyncRead + Unpin + Send + 'static>(
                                 subid,
                                 data_type: hdr.data_type,
                                 count: hdr.actual_count(),
-                                data: accumulated[data_start..data_start + actual_post].to_vec(),
+                                data: body.take().unwrap_or_else(|| {
+                                    accumulated[data_start..data_start + actual_post].to_vec()
+                                }),
                             }
                         } else {
                             TransportEvent::MonitorStatusError {
@@ -3067,7 +3135,10 @@ async fn read_loop<R: AsyncRead + Unpin + Send + 'static>(
                             }
                         });
                     } else if hdr.cid == ECA_NORMAL {
-                        let data = &accumulated[data_start..data_start + actual_post];
+                        let data = match body.take() {
+                            Some(bytes) => std::borrow::Cow::Owned(bytes),
+                            None => accumulated[data_start..data_start + actual_post].into(),
+                        };
                         dispatch_read_reply_with(&in_flight, ioid, |mode| {
                             make_read_reply(mode, hdr.data_type, hdr.actual_count(), data)
                         });
@@ -3176,7 +3247,7 @@ async fn read_loop<R: AsyncRead + Unpin + Send + 'static>(
                     // `if/else if/else` chain below skips the entire
                     // monitor delivery path when this is set — the
                     // outer `offset += msg_len` still advances.
-                    if actual_post == 0 {
+                    if actual_post == 0 && body.is_none() {
                         // zero-payload EVENT_ADD = cancel ack, drop silently
                     } else if hdr.cid != ECA_NORMAL {
                         // libca `cac::eventAddRespAction`
@@ -3206,7 +3277,9 @@ async fn read_loop<R: AsyncRead + Unpin + Send + 'static>(
                             eca_status: hdr.cid,
                         });
                     } else {
-                        let data = accumulated[data_start..data_start + actual_post].to_vec();
+                        let data = body.take().unwrap_or_else(|| {
+                            accumulated[data_start..data_start + actual_post].to_vec()
+                        });
                         let _ = event_tx.send(TransportEvent::MonitorData {
                             subid: hdr.available,
                             data_type: hdr.data_type,

@@ -982,18 +982,17 @@ impl Channel {
             let mut saw_connect_failure = false;
             for (idx, cand) in candidates.iter().enumerate() {
                 self.set_state(ChannelState::Connecting);
-                match self
-                    .pool
-                    .get_or_connect(
-                        self.reactor(),
-                        cand.addr,
-                        self.user.as_bytes(),
-                        self.host.as_bytes(),
-                        self.op_timeout,
-                        self.tcp_timeout,
-                    )
-                    .await
-                {
+                // On the heap while it lasts: each channel keeps a task for
+                // life, and few of them ever connect.
+                let connecting = Box::pin(self.pool.get_or_connect(
+                    self.reactor(),
+                    cand.addr,
+                    self.user.as_bytes(),
+                    self.host.as_bytes(),
+                    self.op_timeout,
+                    self.tcp_timeout,
+                ));
+                match connecting.await {
                     Err(e) => {
                         last_err = Some(e);
                         last_failure = Some(FailureClass::Connect);

@@ -771,6 +771,7 @@ impl ServerConn {
         reactor.spawn(async move {
             let mut buf = rx_buf;
             let mut chunk = vec![0u8; 262_144];
+            let mut large: Option<LargeFrame> = None;
             // client-side segmented-message reassembly. Mirror
             // of the server-side state machine. pvxs
             // sends large monitor events (NTNDArray frames, multi-MiB
@@ -791,18 +792,29 @@ impl ServerConn {
             loop {
                 tokio::select! {
                     _ = cancel_reader.cancelled() => break,
-                    res = reader.read(&mut chunk) => match res {
+                    res = receive(&mut reader, &mut chunk, large.as_mut()) => match res {
                         Ok(0) => {
                             debug!("server closed");
                             break;
                         }
                         Ok(n) => {
-                            if let Err(e) = crate::peer_buf::try_extend(
-                                &mut buf, &chunk[..n], "the connection receive buffer"
-                            ) {
-                                warn!(error = %e, "PVA client reader: closing");
-                                cancel_reader.cancel();
-                                return;
+                            let mut whole = None;
+                            match large.take() {
+                                Some(frame) if frame.missing() > 0 => large = Some(frame),
+                                Some(frame) => {
+                                    let (frame, rest) = frame.finish();
+                                    buf = rest;
+                                    whole = Some(frame);
+                                }
+                                None => {
+                                    if let Err(e) = crate::peer_buf::try_extend(
+                                        &mut buf, &chunk[..n], "the connection receive buffer"
+                                    ) {
+                                        warn!(error = %e, "PVA client reader: closing");
+                                        cancel_reader.cancel();
+                                        return;
+                                    }
+                                }
                             }
                             last_rx_reader.store(reader_clock.now_nanos(), Ordering::SeqCst);
                             // count bytes read off the socket.
@@ -868,8 +880,12 @@ impl ServerConn {
                             // Role-aware parse: a client's inbound frames
                             // must have the Server direction bit SET.
                             loop {
+                                let parsed = match whole.take() {
+                                    Some(frame) => Ok(Some((frame, 0))),
+                                    None => try_parse_frame_role(&buf, PeerRole::Client),
+                                };
                                 let (frame, fn_) =
-                                    match try_parse_frame_role(&buf, PeerRole::Client) {
+                                    match parsed {
                                         Ok(Some(pair)) => pair,
                                         Ok(None) => break, // need more bytes
                                         Err(e) => {
@@ -934,6 +950,12 @@ impl ServerConn {
                                     }
                                 }
                                 route_frame(dispatch_frame, target, &by_ioid_reader, &by_cid_reader, &by_sid_close_reader, &ioid_to_sid_reader, &ioid_to_cmd_reader, &chan_stats_reader, &writer_tx_reader, &cancel_reader);
+                            }
+                            if large.is_none() {
+                                large = LargeFrame::of(&buf, chunk.len(), max_message_size);
+                                if large.is_some() {
+                                    buf.clear();
+                                }
                             }
                         }
                         Err(_) => break,
@@ -1537,6 +1559,57 @@ pub(super) async fn wait_for_validated<R: tokio::io::AsyncRead + Unpin>(
     }
 }
 
+/// A frame larger than the receive buffer, whose payload is read into memory
+/// of its own: neither gathered a buffer at a time nor copied once it is whole.
+struct LargeFrame {
+    header: PvaHeader,
+    payload: Vec<u8>,
+}
+
+impl LargeFrame {
+    /// For an application frame within the cap that `buf` begins with and
+    /// lacks a part of; `None` for everything else, and where there is no
+    /// memory for it: it is gathered as it comes, and refused where it always
+    /// was.
+    fn of(buf: &[u8], least: usize, cap: Option<usize>) -> Option<Self> {
+        let header = PvaHeader::decode(&mut std::io::Cursor::new(buf)).ok()?;
+        let present = buf.get(PvaHeader::SIZE..)?;
+        let len = header.payload_length as usize;
+        let taken = len > least && len > present.len() && cap.is_none_or(|cap| len <= cap);
+        if !taken || header.flags.is_control() || !header.flags.is_server() {
+            return None;
+        }
+        let mut payload = Vec::new();
+        payload.try_reserve_exact(len).ok()?;
+        crate::peer_buf::try_extend(&mut payload, present, "a large message").ok()?;
+        Some(Self { header, payload })
+    }
+
+    fn missing(&self) -> usize {
+        (self.header.payload_length as usize).saturating_sub(self.payload.len())
+    }
+
+    /// The frame, and what came behind it.
+    fn finish(mut self) -> (Frame, Vec<u8>) {
+        let rest = self.payload.split_off(self.header.payload_length as usize);
+        let Self { header, payload } = self;
+        (Frame { header, payload }, rest)
+    }
+}
+
+/// Read what has come: behind what there is of a large frame, else to the
+/// beginning of `chunk`. Either may be dropped unfinished.
+async fn receive(
+    reader: &mut DynRead,
+    chunk: &mut [u8],
+    large: Option<&mut LargeFrame>,
+) -> std::io::Result<usize> {
+    match large {
+        Some(frame) => reader.read_buf(&mut frame.payload).await,
+        None => reader.read(chunk).await,
+    }
+}
+
 async fn read_one_frame<R: tokio::io::AsyncRead + Unpin>(
     reader: &mut R,
     rx_buf: &mut Vec<u8>,
@@ -1568,7 +1641,8 @@ async fn read_one_frame<R: tokio::io::AsyncRead + Unpin>(
                 }
             }
         }
-        let mut chunk = [0u8; 4096];
+        // Not in the future, which is part of that of each channel's task.
+        let mut chunk = vec![0u8; 4096];
         let n = match timeout(op_timeout, reader.read(&mut chunk)).await {
             Ok(Ok(n)) => n,
             Ok(Err(e)) => return Err(PvaError::Io(e)),

@@ -279,7 +279,9 @@ where
             "scalar array length {n} ({nbytes} bytes) exceeds {remaining} remaining"
         ));
     }
-    let bytes = cur.get_bytes(nbytes)?;
+    let start = cur.position() as usize;
+    let whole: &[u8] = cur.get_ref();
+    let bytes = &whole[start..start + nbytes];
     // Decode straight into an `Arc<[T]>` so the array is adopted, not
     // copied, by every later holder (`PvArray::as_arc`): a `Vec` here
     // would cost a second copy when the elements become a record's VAL.
@@ -301,6 +303,7 @@ where
             slot.write(swap(buf));
         }
     }
+    cur.set_position((start + nbytes) as u64);
     // SAFETY: both branches wrote every one of the n slots.
     Ok(unsafe { arc.assume_init() }.into())
 }
@@ -1598,6 +1601,7 @@ pub fn decode_pv_field_with_bitset(
                 return Ok(default_value_for(desc));
             }
             let mut s = PvStructure::new(struct_id);
+            s.fields.reserve_exact(fields.len());
             // First child bit = root bit + 1.
             let mut child_bit = bit_offset + 1;
             for (name, child) in fields {
@@ -1643,6 +1647,7 @@ pub fn decode_pv_field_with_bitset_cached(
                 return Ok(default_value_for(desc));
             }
             let mut s = PvStructure::new(struct_id);
+            s.fields.reserve_exact(fields.len());
             let mut child_bit = bit_offset + 1;
             for (name, child) in fields {
                 let v = decode_pv_field_with_bitset_cached(
@@ -2317,6 +2322,7 @@ fn decode_pv_field_at_depth(
         }
         FieldDesc::Structure { struct_id, fields } => {
             let mut s = PvStructure::new(struct_id);
+            s.fields.reserve_exact(fields.len());
             for (name, child_desc) in fields {
                 let v = decode_pv_field_at_depth(child_desc, cur, order, cache, depth + 1)?;
                 s.fields.push((name.clone(), v));
@@ -2513,6 +2519,7 @@ pub fn default_value_for(desc: &FieldDesc) -> PvField {
         FieldDesc::ScalarArray(_) => PvField::ScalarArray(Vec::new()),
         FieldDesc::Structure { struct_id, fields } => {
             let mut s = PvStructure::new(struct_id);
+            s.fields.reserve_exact(fields.len());
             for (name, child) in fields {
                 s.fields.push((name.clone(), default_value_for(child)));
             }

@@ -3,7 +3,11 @@
 //! Includes a depth-first field-numbering walk used for monitor `BitSet`
 //! deltas and `pvRequest` selectors.
 
+use std::collections::HashMap;
+use std::collections::hash_map::DefaultHasher;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, LazyLock, Weak};
 
 use super::scalar::ScalarType;
 
@@ -45,16 +49,76 @@ pub enum FieldDesc {
 /// the number of `BitSet` positions a structure of these members spans —
 /// its own bit plus every descendant's, pvxs `FieldDesc::size()`. The count
 /// is taken once here and the list cannot be changed afterwards, so it can
-/// never disagree with the members.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct StructFields {
+/// never disagree with the members. Equal members are kept once and shared:
+/// most channels of a server are of a few types, and each of their
+/// operations holds its own descriptor.
+#[derive(Clone)]
+pub struct StructFields(Arc<Members>);
+
+struct Members {
     fields: Vec<(String, FieldDesc)>,
     bits: usize,
+    hash: u64,
+}
+
+/// The members in use, by their hash.
+struct Known {
+    members: HashMap<u64, Weak<Members>>,
+    /// As many make it worth a look for those that nobody uses any more.
+    sweep_at: usize,
+}
+
+static KNOWN: LazyLock<parking_lot::Mutex<Known>> = LazyLock::new(|| {
+    parking_lot::Mutex::new(Known {
+        members: HashMap::new(),
+        sweep_at: 256,
+    })
+});
+
+impl Known {
+    fn shared(&mut self, made: Members) -> Arc<Members> {
+        if let Some(known) = self.members.get(&made.hash).and_then(Weak::upgrade)
+            && known.fields == made.fields
+        {
+            return known;
+        }
+        if self.members.len() >= self.sweep_at {
+            self.members.retain(|_, known| known.strong_count() > 0);
+            self.sweep_at = 256.max(2 * self.members.len());
+        }
+        let made = Arc::new(made);
+        self.members.insert(made.hash, Arc::downgrade(&made));
+        made
+    }
 }
 
 impl StructFields {
     pub fn into_vec(self) -> Vec<(String, FieldDesc)> {
-        self.fields
+        match Arc::try_unwrap(self.0) {
+            Ok(members) => members.fields,
+            Err(shared) => shared.fields.clone(),
+        }
+    }
+}
+
+impl PartialEq for StructFields {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+            || (self.0.hash == other.0.hash && self.0.fields == other.0.fields)
+    }
+}
+
+impl Eq for StructFields {}
+
+impl Hash for StructFields {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0.hash);
+    }
+}
+
+impl fmt::Debug for StructFields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fields.fmt(f)
     }
 }
 
@@ -67,7 +131,14 @@ impl Default for StructFields {
 impl From<Vec<(String, FieldDesc)>> for StructFields {
     fn from(fields: Vec<(String, FieldDesc)>) -> Self {
         let bits = 1 + fields.iter().map(|(_, c)| c.total_bits()).sum::<usize>();
-        Self { fields, bits }
+        let mut hasher = DefaultHasher::new();
+        fields.hash(&mut hasher);
+        let made = Members {
+            fields,
+            bits,
+            hash: hasher.finish(),
+        };
+        Self(KNOWN.lock().shared(made))
     }
 }
 
@@ -80,7 +151,7 @@ impl FromIterator<(String, FieldDesc)> for StructFields {
 impl std::ops::Deref for StructFields {
     type Target = [(String, FieldDesc)];
     fn deref(&self) -> &Self::Target {
-        &self.fields
+        &self.0.fields
     }
 }
 
@@ -88,7 +159,7 @@ impl<'a> IntoIterator for &'a StructFields {
     type Item = &'a (String, FieldDesc);
     type IntoIter = std::slice::Iter<'a, (String, FieldDesc)>;
     fn into_iter(self) -> Self::IntoIter {
-        self.fields.iter()
+        self.0.fields.iter()
     }
 }
 
@@ -96,7 +167,7 @@ impl IntoIterator for StructFields {
     type Item = (String, FieldDesc);
     type IntoIter = std::vec::IntoIter<(String, FieldDesc)>;
     fn into_iter(self) -> Self::IntoIter {
-        self.fields.into_iter()
+        self.into_vec().into_iter()
     }
 }
 
@@ -135,7 +206,7 @@ impl FieldDesc {
     /// Unions, scalars, and arrays count as a single bit.
     pub fn total_bits(&self) -> usize {
         match self {
-            FieldDesc::Structure { fields, .. } => fields.bits,
+            FieldDesc::Structure { fields, .. } => fields.0.bits,
             _ => 1,
         }
     }
