@@ -60,7 +60,8 @@ def make_converter(datatype: Any, shapes: Sequence[Shape]) -> Converter:
         TypeError: The PVs differ, or carry something else; the message names the PV and both types.
     """
     shape = shapes[0]
-    get_unique({str(s.address): s.wire_type for s in shapes}, "datatypes")
+    if len(shapes) > 1:
+        get_unique({str(s.address): s.wire_type for s in shapes}, "datatypes")
     wanted = _canonical(datatype)
     for rule in _RULES:
         if converter := rule(wanted, shapes):
@@ -91,6 +92,14 @@ def _canonical(datatype: Any) -> Any:
     if get_origin(datatype) is Sequence:
         return Sequence[get_args(datatype)[0]]
     return datatype
+
+
+def _plain(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:
+    """A number as it is: what most signals are, so the first to be looked for."""
+    shape = shapes[0]
+    if shape.kind in {Kind.INTEGER, Kind.FLOAT} and wanted is shape.scalar:
+        return Converter(wanted, shape.kind)
+    return None
 
 
 def _flag(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:
@@ -233,7 +242,7 @@ def _inferred(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:
     return Converter(shape.datatype, shape.kind)
 
 
-_RULES = (_flag, _label, _text, _whole_number, _long_string, _table, _image, _inferred)
+_RULES = (_plain, _flag, _label, _text, _whole_number, _long_string, _table, _image, _inferred)
 
 
 def _checked(shape: Shape, read: Callable[[Any], Any]) -> Callable[[Any], Any]:
