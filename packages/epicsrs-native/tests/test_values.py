@@ -1,5 +1,6 @@
 """What get gives for each type: Python type, dtype, count, alarm, time."""
 
+import asyncio
 import math
 import pickle
 import time
@@ -166,6 +167,22 @@ def test_a_large_array_arrives_whole(ioc: Ioc, protocol: str, call: Call) -> Non
     call(channel.put, values)
 
     assert np.array_equal(call(channel.get).value, values)
+
+
+def test_large_and_small_values_on_one_circuit_keep_apart(ioc: Ioc, protocol: str) -> None:
+    large, small = ioc.channel("large", protocol), ioc.channel("double", protocol)
+    values = np.random.default_rng(8).normal(size=100_000)
+    large.put(values)
+    expected = small.get().value
+
+    async def main() -> list[Reading]:
+        calls = [channel.get_async(timeout=30.0) for _ in range(10) for channel in (large, small, large)]
+        return await asyncio.gather(*calls)
+
+    readings = [reading.value for reading in asyncio.run(main())]
+
+    assert all(np.array_equal(value, values) for value in readings[::3] + readings[2::3])
+    assert readings[1::3] == [expected] * 10
 
 
 @pytest.mark.parametrize(
