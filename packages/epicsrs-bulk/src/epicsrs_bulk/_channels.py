@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 KEPT_CHANNELS = 10_000
 
 
+class Lent(list[Channel]):
+    """Channels for one use; who knows that every one of them is connected says so."""
+
+    all_connected = False
+
+
 class ChannelStore:
     """Channels by PV name, of which at most ``limit`` stay open while no read uses them.
 
@@ -28,29 +34,40 @@ class ChannelStore:
         self._channels: OrderedDict[str, Channel] = OrderedDict()
         # The lists of names that reads use at this moment.
         self._lent: list[list[str]] = []
+        # What was lent last, as long as every one of these channels is kept: most read the same PVs again.
+        self._last: tuple[list[str], list[Channel]] = ([], [])
 
     @contextmanager
-    def lend(self, pvs: Sequence[str | Channel]) -> Generator[list[Channel]]:
+    def lend(self, pvs: Sequence[str | Channel]) -> Generator[Lent]:
         """Channels to the PVs, in their order; those that were opened here go back at the end.
 
         Raises:
             ValueError: A name that native refuses, or a Channel that is closed.
         """
-        names = [pv for pv in pvs if isinstance(pv, str)]
         with self._lock:
+            names, opened = self._last
+            # The user may have shut the whole client down, with all channels.
+            again = names == pvs and opened and not opened[0].closed
+            if not again:
+                names = [pv for pv in pvs if isinstance(pv, str)]
             self._lent.append(names)
+        lent = Lent()
         try:
-            with self._lock:
-                opened = self._open(names)
+            if not again:
+                with self._lock:
+                    opened = self._open(names)
             if len(opened) < len(pvs):
                 by_name = dict(zip(names, opened, strict=True))
-                yield [by_name[pv] if isinstance(pv, str) else pv for pv in pvs]
+                lent.extend(by_name[pv] if isinstance(pv, str) else pv for pv in pvs)
             else:
-                yield opened
+                lent.extend(opened)
+            yield lent
         finally:
             with self._lock:
-                self._lent = [others for others in self._lent if others is not names]
-                self._release(names)
+                # One list may be lent several times.
+                place = next(place for place, others in enumerate(self._lent) if others is names)
+                del self._lent[place]
+                self._release(names, all_connected=lent.all_connected)
 
     def keep(self, limit: int) -> int:
         """Set the bound, at once; the one that was in force before."""
@@ -66,6 +83,7 @@ class ChannelStore:
 
     def _open(self, pvs: list[str]) -> list[Channel]:
         kept = self._channels
+        self._last = ([], [])
         opened: list[Channel] = []
         for pv in pvs:
             channel = kept.get(pv)
@@ -74,11 +92,12 @@ class ChannelStore:
                 channel = kept[pv] = get_context().channel(pv)
             kept.move_to_end(pv)
             opened.append(channel)
+        self._last = (pvs, opened)
         return opened
 
-    def _release(self, pvs: list[str]) -> None:
+    def _release(self, pvs: list[str], *, all_connected: bool) -> None:
         kept = self._channels
-        unconnected = [pv for pv in pvs if pv in kept and not kept[pv].connected]
+        unconnected = [] if all_connected else [pv for pv in pvs if pv in kept and not kept[pv].connected]
         if unconnected:
             used = self._used()
             for pv in unconnected:
@@ -100,6 +119,7 @@ class ChannelStore:
         return {pv for names in self._lent for pv in names}
 
     def _close(self, pv: str) -> None:
+        self._last = ([], [])
         self._channels.pop(pv).close()
 
 

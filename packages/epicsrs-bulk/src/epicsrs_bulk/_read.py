@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from epicsrs_bulk._channels import channels
+from epicsrs_bulk._channels import Lent, channels
 from epicsrs_native import Channel, EpicsError, Reading, get_context
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 # The longest part of a list of failed PVs that a message tells.
 _TOLD = 5
+
+# The names that were last found to be right: most read the same PVs again.
+_right: list[list[str]] = [[]]
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,25 @@ class BulkRead(Mapping[str, PvReading]):
     """The result of one bulk read: a PvReading for every PV that was asked for, by name and in that order."""
 
     def __init__(self, readings: Iterable[PvReading]) -> None:
-        self._answers = {reading.pv: reading.answer for reading in readings}
+        self._by_name: dict[str, Reading | EpicsError] | None = {reading.pv: reading.answer for reading in readings}
+        self._given: tuple[Sequence[str | Channel], Sequence[Reading | EpicsError]] = ((), ())
+        self._complete = False
 
     @classmethod
-    def of(cls, pvs: Iterable[str], answers: Iterable[Reading | EpicsError]) -> BulkRead:
+    def of(cls, pvs: Sequence[str | Channel], answers: Sequence[Reading | EpicsError]) -> BulkRead:
         """What a bulk read by native has given, PV for PV."""
         result = cls(())
-        result._answers = dict(zip(pvs, answers, strict=True))
+        result._by_name, result._given = None, (pvs, answers)
+        result._complete = complete(answers)
         return result
+
+    @property
+    def _answers(self) -> dict[str, Reading | EpicsError]:
+        if self._by_name is None:
+            # Made when asked for, as the PvReadings are.
+            pvs, answers = self._given
+            self._by_name = dict(zip(map(name_of, pvs), answers, strict=True))
+        return self._by_name
 
     def __getitem__(self, pv: str) -> PvReading:
         # Made when asked for: of 10,000 PVs that takes as long as to read them.
@@ -99,6 +113,8 @@ class BulkRead(Mapping[str, PvReading]):
     @property
     def errors(self) -> dict[str, EpicsError]:
         """The error of each PV that failed, by PV."""
+        if self._complete:
+            return {}
         return {pv: answer for pv, answer in self._answers.items() if isinstance(answer, EpicsError)}
 
     @property
@@ -142,14 +158,24 @@ def bulk_read(pvs: Iterable[str | Channel], *, timeout: float | None = 5.0) -> B
     """
     wanted = checked_pvs(pvs)
     with channels.lend(wanted) as opened:
-        return BulkRead.of(map(name_of, wanted), get_context().get_many(opened, timeout=timeout))
+        return _result(wanted, opened, get_context().get_many(opened, timeout=timeout))
 
 
 async def bulk_read_async(pvs: Iterable[str | Channel], *, timeout: float | None = 5.0) -> BulkRead:
     """Awaitable twin of ``bulk_read``."""
     wanted = checked_pvs(pvs)
     with channels.lend(wanted) as opened:
-        return BulkRead.of(map(name_of, wanted), await get_context().get_many_async(opened, timeout=timeout))
+        return _result(wanted, opened, await get_context().get_many_async(opened, timeout=timeout))
+
+
+def _result(wanted: list[str | Channel], opened: Lent, answers: Sequence[Reading | EpicsError]) -> BulkRead:
+    opened.all_connected = complete(answers)
+    return BulkRead.of(wanted, answers)
+
+
+def complete(answers: Sequence[Reading | EpicsError]) -> bool:
+    """Whether there is no error among them."""
+    return {*map(type, answers)} <= {Reading}
 
 
 def checked_pvs(pvs: Iterable[str | Channel], caller: str = "bulk_read") -> list[str | Channel]:
@@ -157,6 +183,9 @@ def checked_pvs(pvs: Iterable[str | Channel], caller: str = "bulk_read") -> list
     if isinstance(pvs, str | Channel):
         raise TypeError(f"{caller} takes a list of PVs; for one, give [{name_of(pvs)!r}]")
     wanted = list(pvs)
+    names = {*map(type, wanted)} == {str}
+    if names and wanted == _right[0]:
+        return wanted
     if not wanted:
         raise ValueError(f"{caller} needs at least one PV; the list is empty")
     seen: set[str] = set()
@@ -167,6 +196,8 @@ def checked_pvs(pvs: Iterable[str | Channel], caller: str = "bulk_read") -> list
         if name in seen:
             raise ValueError(f"{name_of(pv)}: given twice")
         seen.add(name)
+    if names:
+        _right[0] = cast("list[str]", wanted.copy())
     return wanted
 
 

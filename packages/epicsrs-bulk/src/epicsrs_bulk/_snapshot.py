@@ -76,7 +76,7 @@ class BulkSnapshot:
         """
         with channels.lend(list(self._pvs.values())) as opened:
             answers = await get_context().get_many_async(opened, form="ctrl", timeout=self._timeout)
-        BulkRead.of(self._pvs.values(), answers).raise_first()
+        BulkRead.of([*self._pvs.values()], answers).raise_first()
         keys: dict[str, DataKey] = {}
         for (key, pv), answer in zip(self._pvs.items(), answers, strict=True):
             assert not isinstance(answer, EpicsError), "raise_first() would have raised"
