@@ -13,8 +13,8 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::given::from_python;
 use crate::link::Link;
-use crate::many::each;
-use crate::outcome::Outcome;
+use crate::many::{each, read};
+use crate::outcome::{Outcome, Results};
 use crate::runtime::{Caller, awaitable, block};
 use crate::value::{Fetch, Value};
 
@@ -23,8 +23,8 @@ pub struct Bulk {
     client: Arc<Client>,
     /// What an error of the whole call names.
     name: Arc<str>,
-    pvs: Vec<Arc<str>>,
-    links: Vec<Link>,
+    pvs: Arc<Vec<Arc<str>>>,
+    links: Arc<Vec<Link>>,
 }
 
 impl Bulk {
@@ -56,8 +56,8 @@ impl Bulk {
         Ok(Self {
             client: client.clone(),
             name,
-            pvs,
-            links,
+            pvs: Arc::new(pvs),
+            links: Arc::new(links),
         })
     }
 
@@ -127,14 +127,12 @@ impl Bulk {
         columns: bool,
         limit: Limit,
     ) -> impl Future<Output = Result<Outcome, Error>> + Send + use<> {
-        let pvs = self.pvs.clone();
-        let all = each(self.links.clone(), limit, move |_, link| link.get(fetch.clone()));
+        let (pvs, links) = (self.pvs.clone(), self.links.clone());
         async move {
-            let results = pvs.into_iter().zip(all.await);
             Ok(if columns {
-                Outcome::Columns(results.collect())
+                Outcome::Columns(pvs, read(links, fetch, limit).await)
             } else {
-                Outcome::Many(results.map(|(pv, result)| (pv, result.map(Outcome::Reading))).collect())
+                Outcome::Readings(Results(pvs, read(links, fetch, limit).await))
             })
         }
     }
@@ -154,11 +152,6 @@ impl Bulk {
     }
 }
 
-fn nothings(pvs: Vec<Arc<str>>, results: Vec<Result<(), Error>>) -> Outcome {
-    let results = pvs.into_iter().zip(results);
-    Outcome::Many(
-        results
-            .map(|(pv, result)| (pv, result.map(|()| Outcome::Nothing)))
-            .collect(),
-    )
+fn nothings(pvs: Arc<Vec<Arc<str>>>, results: Vec<Result<(), Error>>) -> Outcome {
+    Outcome::Nothings(Results(pvs, results))
 }

@@ -11,9 +11,6 @@ use crate::error::Error;
 use crate::lend::import_numpy;
 use crate::value::{Reading, Value};
 
-/// Each PV with what came of it.
-pub type Results = Vec<(Arc<str>, Result<Reading, Error>)>;
-
 /// numpy's "not a time", which datetime64[ns] shows as NaT.
 const NO_TIME: i64 = i64::MIN;
 /// Where there is no alarm: the read failed, or the server's structure has none.
@@ -29,21 +26,62 @@ pub struct Columns {
     error: Py<PyDict>,
 }
 
+/// What a column keeps of one PV: of a reading, a fifth of its size.
+pub struct Row {
+    cell: Cell,
+    timestamp_ns: i64,
+    severity: i32,
+    status: i32,
+}
+
+enum Cell {
+    Float(f64),
+    Integer(i64),
+    Other(Box<Value>),
+    Failed(Box<Error>),
+}
+
+impl From<Result<Reading, Error>> for Row {
+    fn from(result: Result<Reading, Error>) -> Self {
+        match result {
+            Ok(reading) => {
+                let alarm = reading.alarm.as_ref();
+                let (severity, status) = alarm.map_or((NO_ALARM, NO_ALARM), |alarm| (alarm.severity, alarm.status));
+                Self {
+                    timestamp_ns: reading.timestamp.unwrap_or(NO_TIME),
+                    severity,
+                    status,
+                    cell: match reading.value {
+                        Value::Float(x) => Cell::Float(x),
+                        Value::Int(x) => Cell::Integer(x),
+                        other => Cell::Other(Box::new(other)),
+                    },
+                }
+            }
+            Err(error) => Self {
+                cell: Cell::Failed(Box::new(error)),
+                timestamp_ns: NO_TIME,
+                severity: NO_ALARM,
+                status: NO_ALARM,
+            },
+        }
+    }
+}
+
 impl Columns {
-    pub fn new(py: Python<'_>, results: Results) -> PyResult<Self> {
+    pub fn new(py: Python<'_>, pvs: &[Arc<str>], rows: Vec<Row>) -> PyResult<Self> {
         import_numpy(py)?;
-        let times = results.iter().map(|(_, result)| time(result));
-        let timestamp_ns = PyArray1::from_iter(py, times).unbind();
-        let severity = PyArray1::from_iter(py, results.iter().map(|(_, result)| alarm(result).0)).unbind();
-        let status = PyArray1::from_iter(py, results.iter().map(|(_, result)| alarm(result).1)).unbind();
+        let timestamp_ns = PyArray1::from_iter(py, rows.iter().map(|row| row.timestamp_ns)).unbind();
+        let severity = PyArray1::from_iter(py, rows.iter().map(|row| row.severity)).unbind();
+        let status = PyArray1::from_iter(py, rows.iter().map(|row| row.status)).unbind();
         let error = PyDict::new(py);
-        for (pv, result) in &results {
-            if let Err(failed) = result {
+        for (pv, row) in pvs.iter().zip(&rows) {
+            if let Cell::Failed(failed) = &row.cell {
                 error.set_item(&**pv, exception(py, pv, failed).into_value(py))?;
             }
         }
         Ok(Self {
-            value: values(py, results)?,
+            value: values(py, rows)?,
             timestamp_ns,
             severity,
             status,
@@ -52,55 +90,42 @@ impl Columns {
     }
 }
 
-fn time(result: &Result<Reading, Error>) -> i64 {
-    result
-        .as_ref()
-        .ok()
-        .and_then(|reading| reading.timestamp)
-        .unwrap_or(NO_TIME)
-}
-
-fn alarm(result: &Result<Reading, Error>) -> (i32, i32) {
-    let alarm = result.as_ref().ok().and_then(|reading| reading.alarm.as_ref());
-    alarm.map_or((NO_ALARM, NO_ALARM), |alarm| (alarm.severity, alarm.status))
-}
-
 /// An array where every PV is a number of one kind, a list else.
-fn values(py: Python<'_>, results: Results) -> PyResult<Py<PyAny>> {
-    if let Some(floats) = all(&results, float) {
+fn values(py: Python<'_>, rows: Vec<Row>) -> PyResult<Py<PyAny>> {
+    if let Some(floats) = rows.iter().map(float).collect() {
         return Ok(PyArray1::from_vec(py, floats).into_any().unbind());
     }
-    if let Some(integers) = all(&results, integer) {
+    if let Some(integers) = rows.iter().map(integer).collect() {
         return Ok(PyArray1::from_vec(py, integers).into_any().unbind());
     }
     let list = PyList::empty(py);
-    for (_, result) in results {
-        match result {
-            Ok(reading) => list.append(to_python(py, reading.value)?)?,
-            Err(_) => list.append(py.None())?,
-        }
+    for row in rows {
+        list.append(match row.cell {
+            Cell::Float(x) => to_python(py, Value::Float(x))?,
+            Cell::Integer(x) => to_python(py, Value::Int(x))?,
+            Cell::Other(value) => to_python(py, *value)?,
+            Cell::Failed(_) => py.None(),
+        })?;
     }
     Ok(list.into_any().unbind())
 }
 
-fn all<T>(results: &Results, one: impl Fn(&Result<Reading, Error>) -> Option<T>) -> Option<Vec<T>> {
-    results.iter().map(|(_, result)| one(result)).collect()
-}
-
-fn float(result: &Result<Reading, Error>) -> Option<f64> {
-    match result {
-        Ok(Reading {
-            value: Value::Float(x), ..
-        }) => Some(*x),
-        Ok(_) => None,
-        Err(_) => Some(f64::NAN),
+fn float(row: &Row) -> Option<f64> {
+    match &row.cell {
+        Cell::Float(x) => Some(*x),
+        Cell::Failed(_) => Some(f64::NAN),
+        _ => None,
     }
 }
 
 /// No integer says that there is none: one failed PV makes the column a list.
-fn integer(result: &Result<Reading, Error>) -> Option<i64> {
-    match &result.as_ref().ok()?.value {
-        Value::Int(x) | Value::Enum { index: x, .. } => Some(*x),
+fn integer(row: &Row) -> Option<i64> {
+    match &row.cell {
+        Cell::Integer(x) => Some(*x),
+        Cell::Other(value) => match **value {
+            Value::Enum { index, .. } => Some(index),
+            _ => None,
+        },
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::client::Opened;
-use crate::columns::{Columns, Results};
+use crate::columns::{Columns, Row};
 use crate::convert::exception;
 use crate::error::Error;
 use crate::reading::{Info, Reading};
@@ -20,9 +20,24 @@ pub enum Outcome {
     Reading(value::Reading),
     Info(Arc<str>, &'static str, link::Info),
     Subscription(Py<Subscription>),
-    /// A bulk call's results, each with its PV.
-    Many(Vec<(Arc<str>, Result<Outcome, Error>)>),
-    Columns(Results),
+    Nothings(Results<()>),
+    Readings(Results<value::Reading>),
+    Columns(Arc<Vec<Arc<str>>>, Vec<Row>),
+}
+
+/// What came of a bulk call: the PVs, and a result for each.
+pub struct Results<T>(pub Arc<Vec<Arc<str>>>, pub Vec<Result<T, Error>>);
+
+impl<T> Results<T> {
+    fn list(self, py: Python<'_>, one: impl Fn(T) -> PyResult<Py<PyAny>>) -> PyResult<Py<PyAny>> {
+        let Self(pvs, results) = self;
+        let results = pvs.iter().zip(results).map(|(pv, result)| match result {
+            Ok(result) => one(result),
+            Err(error) => Ok(exception(py, pv, &error).into_value(py).into_any()),
+        });
+        let list = PyList::new(py, results.collect::<PyResult<Vec<_>>>()?)?;
+        Ok(list.into_any().unbind())
+    }
 }
 
 impl Outcome {
@@ -32,16 +47,9 @@ impl Outcome {
             Self::Reading(reading) => Reading::new(py, reading)?.into_any(),
             Self::Info(pv, protocol, info) => Py::new(py, Info::new(py, &pv, protocol, info)?)?.into_any(),
             Self::Subscription(subscription) => subscription.into_any(),
-            Self::Many(results) => {
-                let results = results.into_iter().map(|(pv, result)| match result {
-                    Ok(outcome) => outcome.into_python(py),
-                    Err(error) => Ok(exception(py, &pv, &error).into_value(py).into_any()),
-                });
-                PyList::new(py, results.collect::<PyResult<Vec<_>>>()?)?
-                    .into_any()
-                    .unbind()
-            }
-            Self::Columns(columns) => Py::new(py, Columns::new(py, columns)?)?.into_any(),
+            Self::Nothings(results) => results.list(py, |()| Ok(py.None()))?,
+            Self::Readings(results) => results.list(py, |reading| Ok(Reading::new(py, reading)?.into_any()))?,
+            Self::Columns(pvs, rows) => Py::new(py, Columns::new(py, &pvs, rows)?)?.into_any(),
         })
     }
 }

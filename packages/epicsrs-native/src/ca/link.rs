@@ -276,7 +276,11 @@ impl CaLink {
         }
     }
 
-    fn known_choices(&self) -> Option<Choices> {
+    pub fn context(&self) -> &CaContext {
+        &self.context
+    }
+
+    pub fn known_choices(&self) -> Option<Choices> {
         self.properties.lock().choices()
     }
 
@@ -309,21 +313,22 @@ impl CaLink {
         }
     }
 
-    /// None where something has to be waited for.
-    fn send_at_once<T>(&self, issue: impl Fn(&CaChannel) -> Result<T, Refusal>) -> Option<Result<T, Error>> {
+    /// The channel, where a request can be sent at once: it is up, its circuit has room, and nobody waits who came before.
+    pub fn free(&self) -> Option<&CaChannel> {
         if !self.waiting.is_empty() || !self.events.connected() {
             return None;
         }
         let channel = self.channel();
-        let open = self
-            .gate
-            .lock()
+        let gate = self.gate.lock();
+        let open = gate
             .as_ref()
             .is_none_or(|gate| gate.is_open(|| channel.queued_frames()));
-        if !open {
-            return None;
-        }
-        match issue(channel) {
+        open.then_some(channel)
+    }
+
+    /// None where something has to be waited for.
+    fn send_at_once<T>(&self, issue: impl Fn(&CaChannel) -> Result<T, Refusal>) -> Option<Result<T, Error>> {
+        match issue(self.free()?) {
             Ok(sent) => Some(Ok(sent)),
             Err(Refusal::Down) => None,
             Err(Refusal::Error(error)) => Some(Err(error)),

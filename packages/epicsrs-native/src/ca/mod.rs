@@ -1,6 +1,7 @@
 //! Channel Access: the only user of the CA crate.
 
 mod asked;
+mod batch;
 mod failure;
 mod gate;
 mod line;
@@ -20,6 +21,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Kind};
+pub use batch::{Batch, ask};
 use failure::kind_of;
 use gate::Gate;
 pub use link::CaLink;

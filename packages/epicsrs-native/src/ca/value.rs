@@ -112,6 +112,39 @@ pub fn reading(snapshot: Snapshot, array: bool, choices: Option<Choices>) -> Rea
     }
 }
 
+/// From 1970-01-01 to 1990-01-01, the epoch of the wire.
+const EPOCH: i64 = 631_152_000;
+
+/// The one number of a DBR_TIME reply (db_access.h), without the steps of what may be any reply; None for anything else.
+pub fn time_scalar(dbr: u16, data: &[u8], choices: Option<Choices>) -> Option<Reading> {
+    fn at<const N: usize>(data: &[u8], start: usize) -> Option<[u8; N]> {
+        data.get(start..)?.first_chunk().copied()
+    }
+    let value = match dbr {
+        15 => Value::Int(i16::from_be_bytes(at(data, 14)?).into()),
+        16 => Value::Float(f32::from_be_bytes(at(data, 12)?).into()),
+        17 => Value::Enum {
+            index: u16::from_be_bytes(at(data, 14)?).into(),
+            choices,
+        },
+        18 => Value::Int(u8::from_be_bytes(at(data, 15)?).into()),
+        19 => Value::Int(i32::from_be_bytes(at(data, 12)?).into()),
+        20 => Value::Float(f64::from_be_bytes(at(data, 16)?)),
+        _ => return None,
+    };
+    let seconds = i64::from(u32::from_be_bytes(at(data, 4)?)) + EPOCH;
+    let nanoseconds = i64::from(u32::from_be_bytes(at(data, 8)?));
+    Some(Reading {
+        alarm: Some(Alarm {
+            severity: u16::from_be_bytes(at(data, 2)?).into(),
+            status: u16::from_be_bytes(at(data, 0)?).into(),
+            message: None,
+        }),
+        timestamp: Some(seconds * 1_000_000_000 + nanoseconds),
+        ..Reading::bare(value)
+    })
+}
+
 /// What a put sends of a type: a value, or elements that are laid out already.
 pub enum Sent {
     Value(EpicsValue),

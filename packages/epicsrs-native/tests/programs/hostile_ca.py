@@ -141,6 +141,28 @@ async def late(circuit: Circuit, asked: Header, n: int) -> None:
         await circuit.send(reply(asked, WRONG, -1) + reply(asked))
 
 
+@ANSWERS.add
+async def every_other(circuit: Circuit, asked: Header, n: int) -> None:
+    """The first, the third and so on, each with its own number of arrival."""
+    if n % 2 == 0:
+        await circuit.send(reply(asked, n))
+
+
+@ANSWERS.add
+async def hangs_up(circuit: Circuit, asked: Header, n: int) -> None:
+    """After two answers; later circuits are sane."""
+    if n == 2:
+        raise ConnectionAbortedError
+    await circuit.send(reply(asked, n))
+
+
+@ANSWERS.add
+async def by_turns(circuit: Circuit, asked: Header, n: int) -> None:
+    """Each way in its turn."""
+    ways = ["sane", "get_failed", "error_message", "unknown_request_first", "twice", "another_type", "no_payload"]
+    await ANSWERS[ways[n % len(ways)]](circuit, asked, n)
+
+
 waiting: list[Header] = []
 
 

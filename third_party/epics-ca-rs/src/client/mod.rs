@@ -23,6 +23,7 @@
 // exec-backend suite on the tokio driver.
 #[cfg(ca_beacon_monitor)]
 mod beacon_monitor;
+mod batch;
 mod circuit_breaker;
 mod search;
 mod state;
@@ -40,6 +41,7 @@ pub use sync_group::{SyncGroup, SyncGroupResults, SyncGroupStat, SyncGroupStatus
 #[cfg(all(feature = "bringup-probes", any(exec_backend, ca_blocking_client)))]
 pub use transport::dial_pool_probe;
 
+pub use batch::{BatchRead, BatchReply};
 pub use circuit_breaker::{BreakerConfig, BreakerState};
 pub use state::ConnectionSink;
 pub use subscription::MonitorSink;
@@ -4951,6 +4953,7 @@ pub(crate) fn drain_waiters_for_cids(cids: &HashSet<u32>, in_flight: &types::InF
             let _ = sender.send(Err(CaError::Disconnected));
         }
     }
+    in_flight.disconnect_in_batches(|cid| cids.contains(&cid));
     // The recovery re-reads of a channel that just left the connected set
     // will never be answered; their ECA_DISCONN reaches the subscriber via
     // `mark_disconnected`, so drop the records rather than leak them.

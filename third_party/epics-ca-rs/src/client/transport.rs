@@ -146,7 +146,9 @@ async fn receive<R: AsyncRead + Unpin>(
 }
 
 fn dispatch_read_error(in_flight: &InFlightOps, ioid: u32, error: epics_base_rs::error::CaError) {
-    dispatch_read_reply_with(in_flight, ioid, |_| Err(error));
+    if let Err(error) = in_flight.fail_in_batch(ioid, error) {
+        dispatch_read_reply_with(in_flight, ioid, |_| Err(error));
+    }
 }
 
 /// Optional client-side TLS handshaker. `None` means plaintext.
@@ -3112,7 +3114,16 @@ async fn read_loop<R: AsyncRead + Unpin + Send + 'static>(
                     // decoded here so the hot path does not allocate
                     // one payload Vec per response.
                     let ioid = hdr.available;
-                    if let Some(subid) = in_flight.take_sub_update(ioid) {
+                    if hdr.cid == ECA_NORMAL
+                        && in_flight.reply_in_batch(
+                            ioid,
+                            hdr.data_type,
+                            hdr.actual_count(),
+                            &accumulated[data_start..data_start + actual_post],
+                        )
+                    {
+                        // One of many that were sent together.
+                    } else if let Some(subid) = in_flight.take_sub_update(ioid) {
                         // Circuit-recovery re-subscribe (C
                         // `tcpiiu::subscriptionUpdateRequest`): the reply is
                         // the subscription's post-recovery value, not a get

@@ -777,6 +777,8 @@ pub(crate) struct InFlightOps {
     /// `subid` spaces separate, so the reply's owner is recorded here and
     /// the response dispatcher consults this map first.
     pub(crate) sub_updates: Arc<IdMap<(u32, u32)>>,
+    /// The reads that were sent together, each batch under its first `ioid`.
+    pub(crate) batches: super::batch::Batches,
     /// `cid -> pv_name`, written by the issuer of a fire-and-forget
     /// `CA_PROTO_WRITE` and read by the circuit's ERROR decoder.
     ///
@@ -815,6 +817,7 @@ impl InFlightOps {
             reads: Arc::default(),
             writes: Arc::default(),
             sub_updates: Arc::default(),
+            batches: Arc::default(),
             write_identities: Arc::new(DashMap::new()),
             next_ioid: Arc::new(AtomicU32::new(1)),
         }
@@ -833,7 +836,28 @@ impl InFlightOps {
             self.reads.contains_key(&v)
                 || self.writes.contains_key(&v)
                 || self.sub_updates.contains_key(&v)
+                || self.overlaps_a_batch(v, v.saturating_add(1))
         })
+    }
+
+    /// So many consecutive `ioid`s of which none is live, 0 is none of them; the first.
+    pub(crate) fn alloc_ioids(&self, count: u32) -> Option<u32> {
+        // A live id is rare beyond the first wrap: one look at what is live for all of them.
+        for _ in 0..1000 {
+            let first = self.next_ioid.fetch_add(count, Ordering::Relaxed);
+            let Some(end) = first.checked_add(count).filter(|_| first != 0) else {
+                continue;
+            };
+            let taken = |ioid: &u32| (first..end).contains(ioid);
+            if !self.reads.iter().any(|entry| taken(entry.key()))
+                && !self.writes.iter().any(|entry| taken(entry.key()))
+                && !self.sub_updates.iter().any(|entry| taken(entry.key()))
+                && !self.overlaps_a_batch(first, end)
+            {
+                return Some(first);
+            }
+        }
+        None
     }
 
     /// Register the reply owner of a circuit-recovery subscription update.
