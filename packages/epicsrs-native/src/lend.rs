@@ -1,4 +1,5 @@
-//! Lending decoded elements to numpy without a copy: the one file with unsafe code.
+//! Lending decoded elements to numpy without a copy, and objects without the garbage collector: the one file with unsafe
+//! code.
 #![allow(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use numpy::ndarray::ArrayView1;
 use numpy::{Element, PyArray1, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use pyo3::{PyClass, ffi};
 
 use crate::array::Elements;
 use crate::guard;
@@ -50,4 +52,11 @@ pub fn lend<T: Element + Send + Sync + 'static>(py: Python<'_>, elements: Elemen
         (*array.as_array_ptr()).fields.flags &= !numpy::npyffi::NPY_ARRAY_WRITEABLE;
     }
     Ok(array.into_any().unbind())
+}
+
+/// Have Python's garbage collector leave a new object alone, which shows it nothing to follow anyway: thousands of them
+/// would have it look at all young objects again and again.
+pub fn uncollected<T: PyClass>(object: &Bound<'_, T>) {
+    // SAFETY: every class of pyo3 has objects of the collector, and untracking one is allowed at any time, also twice.
+    unsafe { ffi::PyObject_GC_UnTrack(object.as_ptr().cast()) }
 }

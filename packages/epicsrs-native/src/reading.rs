@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::convert::{choices, text, to_python};
+use crate::lend::uncollected;
 use crate::{link, value};
 
 /// A PV's value, alarm and time at one moment.
@@ -25,7 +26,7 @@ pub struct Reading {
 impl Reading {
     pub fn new(py: Python<'_>, reading: value::Reading) -> PyResult<Py<Self>> {
         let value = to_python(py, reading.value)?;
-        Py::new(
+        let made = Bound::new(
             py,
             Self {
                 value,
@@ -35,7 +36,9 @@ impl Reading {
                 fields: reading.fields.map(|fields| to_python(py, *fields)).transpose()?,
                 received: reading.received,
             },
-        )
+        )?;
+        uncollected(&made);
+        Ok(made.unbind())
     }
 }
 
