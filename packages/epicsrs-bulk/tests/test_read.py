@@ -180,6 +180,20 @@ def test_bad_pvs_are_refused(board: Ioc, read: Read, pvs: Any, error: type[Excep
     assert close_channels() == 0
 
 
+def test_what_is_no_pv_is_refused_after_a_good_read_too(board: Ioc, read: Read) -> None:
+    wanted = [board.pv("steps"), board.pv("spectrum")]
+    for _ in range(2):
+        assert not read(wanted).failed
+
+    for odd in (np.zeros(2), None):
+        with pytest.raises(TypeError, match="a PV is a str"):
+            read([board.pv("steps"), odd])
+    with pytest.raises(ValueError, match="given twice"):
+        read([board.pv("steps")] * 2)
+
+    assert list(read(wanted[::-1])) == wanted[::-1]
+
+
 @pytest.mark.parametrize(
     ("timeout", "error"), [(math.nan, ValueError), (-1.0, ValueError), ("5", TypeError), (True, TypeError)]
 )

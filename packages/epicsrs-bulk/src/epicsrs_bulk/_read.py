@@ -183,8 +183,7 @@ def checked_pvs(pvs: Iterable[str | Channel], caller: str = "bulk_read") -> list
     if isinstance(pvs, str | Channel):
         raise TypeError(f"{caller} takes a list of PVs; for one, give [{name_of(pvs)!r}]")
     wanted = list(pvs)
-    names = {*map(type, wanted)} == {str}
-    if names and wanted == _right[0]:
+    if _same(wanted, _right[0]):
         return wanted
     if not wanted:
         raise ValueError(f"{caller} needs at least one PV; the list is empty")
@@ -196,9 +195,17 @@ def checked_pvs(pvs: Iterable[str | Channel], caller: str = "bulk_read") -> list
         if name in seen:
             raise ValueError(f"{name_of(pv)}: given twice")
         seen.add(name)
-    if names:
+    if {*map(type, wanted)} == {str}:
         _right[0] = cast("list[str]", wanted.copy())
     return wanted
+
+
+def _same(wanted: list[str | Channel], right: list[str]) -> bool:
+    try:
+        return bool(right) and wanted == right
+    except Exception:
+        # What is no PV may refuse to be compared with one, as arrays do.
+        return False
 
 
 def name_of(pv: str | Channel) -> str:
