@@ -18,14 +18,15 @@ pub struct Batch {
 
 /// Ask those of `links` that can be asked at once, each with its place, for all that they hold.
 ///
-/// The others - a channel that is down, one that denies reading, a circuit without room - are in no batch.
+/// The others - a channel that is down, one that denies reading, a long array, a circuit without room - are in no batch.
 pub fn ask<'a>(links: impl Iterator<Item = (usize, &'a CaLink)>, form: Form) -> Vec<Batch> {
     let mut links = links.peekable();
     let Some((_, first)) = links.peek() else {
         return Vec::new();
     };
     let context = first.context();
-    let channels = links.filter_map(|(place, link)| Some((place, link.free()?)));
+    let short = links.filter(|(_, link)| link.is_short());
+    let channels = short.filter_map(|(place, link)| Some((place, link.free()?)));
     let sent = context.client.send_reads(channels, form != Form::Value).into_iter();
     sent.map(|sent| Batch { sent, form }).collect()
 }

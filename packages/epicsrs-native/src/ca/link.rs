@@ -24,6 +24,10 @@ use crate::feed::{Feed, Feeds};
 use crate::link::Info;
 use crate::value::{Choices, Form, Reading, Value};
 
+/// Elements that are copied sooner than a future is made for them. Of longer arrays each is decoded as it comes, while the
+/// server sends the next.
+const SHORT: u32 = 32;
+
 pub struct CaLink {
     name: String,
     context: Arc<CaContext>,
@@ -34,6 +38,8 @@ pub struct CaLink {
     events: Events,
     feeds: Feeds,
     properties: Mutex<Properties>,
+    /// Whether the record of the present connection holds few elements.
+    short: AtomicBool,
     /// Whether property events are subscribed to: of an enum from its connection on, of others since a monitor wants them.
     watching: AtomicBool,
     watch: Mutex<Option<MonitorHandle>>,
@@ -64,6 +70,7 @@ impl CaLink {
             events: Events::default(),
             feeds: Feeds::default(),
             properties: Mutex::default(),
+            short: AtomicBool::new(false),
             watching: AtomicBool::new(false),
             watch: Mutex::default(),
             connection: AtomicU64::new(0),
@@ -114,6 +121,8 @@ impl CaLink {
                     self.context.pacer.answered();
                 }
                 self.find_gate();
+                let short = self.channel().element_count().is_ok_and(|n| n <= SHORT);
+                self.short.store(short, Ordering::Release);
                 // Another thread may have asked since the channel went down; that says nothing of this connection.
                 self.forget_properties();
                 // An enum is up when its choices are known, so that no label has to wait or be guessed.
@@ -324,6 +333,11 @@ impl CaLink {
             .as_ref()
             .is_none_or(|gate| gate.is_open(|| channel.queued_frames()));
         open.then_some(channel)
+    }
+
+    /// Whether it is better read with others than by itself.
+    pub fn is_short(&self) -> bool {
+        self.short.load(Ordering::Acquire)
     }
 
     /// None where something has to be waited for.
