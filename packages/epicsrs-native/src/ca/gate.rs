@@ -32,11 +32,36 @@ impl Gate {
 
     /// Wait until the circuit has room; while the answer is held, nobody who came later passes.
     pub async fn pass(&self, queued: impl Fn() -> usize) -> Option<Place<'_>> {
-        let look = self.looks();
-        let place = self.line.join(|| !look || queued() < MOST_FRAMES).await?;
+        // Whoever comes here has found the gate closed, or nobody has looked yet.
+        let place = self.line.join(|| queued() < MOST_FRAMES).await?;
         while queued() >= MOST_FRAMES {
             tokio::time::sleep(PAUSE).await;
         }
         Some(place)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::runtime::Builder;
+
+    use super::*;
+
+    #[test]
+    fn few_pass_while_the_circuit_is_full() {
+        let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+        let _entered = runtime.enter();
+        let gate = Gate::default();
+        let full = || MOST_FRAMES;
+        let mut waiting = Vec::new();
+        for _ in 0..10 * LOOK {
+            if !gate.is_open(full) {
+                let mut place = Box::pin(gate.pass(full));
+                assert!(place.as_mut().now_or_never().is_none());
+                waiting.push(place);
+            }
+        }
+        assert!(waiting.len() >= 9 * LOOK);
     }
 }
