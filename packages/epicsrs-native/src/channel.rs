@@ -11,6 +11,7 @@ use crate::client::{Client, Held, Opened};
 use crate::convert::exception;
 use crate::delivery::DeliveryQueue;
 use crate::error::Error;
+use crate::event_loop::running_queue;
 use crate::feed::Wish;
 use crate::given::from_python;
 use crate::guard;
@@ -19,7 +20,7 @@ use crate::link::Link;
 use crate::outcome::Outcome;
 use crate::queue::Queue;
 use crate::reading::{Info, Reading};
-use crate::runtime::{Caller, at_once, awaitable, block, running_queue};
+use crate::runtime::{Caller, at_once, awaitable, block};
 use crate::subscription::{Subscriber, Subscription};
 use crate::value::Fetch;
 use crate::watch::{Wanted, Watch, Watcher};
@@ -161,6 +162,8 @@ impl Channel {
                 self.pv
             )));
         }
+        // It starts behind what its thread has asked for.
+        self.client.driver.start_held();
         let subscription = Subscriber::open(py, self.pv.clone(), self.link(py)?, wish, queue, callback, capacity)?;
         self.keep(py, subscription.get().0.clone())?;
         Ok(subscription)

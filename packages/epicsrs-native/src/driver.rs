@@ -12,14 +12,12 @@ use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 use tokio::task::coop::unconstrained;
 
-/// A call that runs beside others; it reports its own result.
-pub type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+use crate::pump::{Job, Pump};
 
 /// How long nobody must have called before the background thread takes the driver: between the calls of a hot loop it
 /// would only be in the way.
@@ -46,57 +44,6 @@ pub struct Driver {
     background_thread: OnceLock<Thread>,
 }
 
-/// Where started jobs wait to be picked up; one task runs them all.
-struct Pump {
-    /// None when it has ended: a job that comes later is dropped, which tells who awaits it.
-    jobs: Mutex<Option<Vec<Job>>>,
-    /// How many were submitted and are not through.
-    under_way: AtomicUsize,
-    submitted: Notify,
-    stop: Notify,
-    stopped: Notify,
-}
-
-impl Pump {
-    fn submit(&self, job: Job) {
-        let mut waiting = self.jobs.lock();
-        let Some(jobs) = &mut *waiting else {
-            drop(waiting);
-            drop(job);
-            return;
-        };
-        let idle = jobs.is_empty();
-        self.under_way.fetch_add(1, Ordering::SeqCst);
-        jobs.push(job);
-        drop(waiting);
-        if idle {
-            self.submitted.notify_one();
-        }
-    }
-
-    fn waiting(&self) -> Vec<Job> {
-        self.jobs.lock().as_mut().map(std::mem::take).unwrap_or_default()
-    }
-
-    async fn run(self: Arc<Self>) {
-        let mut running = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                biased;
-                () = self.submitted.notified() => running.extend(self.waiting()),
-                () = self.stop.notified() => break,
-                Some(()) = running.next(), if !running.is_empty() => {
-                    self.under_way.fetch_sub(1, Ordering::SeqCst);
-                }
-            }
-        }
-        drop(running);
-        let late = self.jobs.lock().take();
-        drop(late);
-        self.stopped.notify_one();
-    }
-}
-
 impl Driver {
     pub fn start() -> io::Result<Arc<Self>> {
         let driver = Arc::new(Self {
@@ -108,18 +55,13 @@ impl Driver {
             resting: AtomicBool::new(false),
             rest: (Mutex::new(()), Condvar::new()),
             stopped: AtomicBool::new(false),
-            pump: Arc::new(Pump {
-                jobs: Mutex::new(Some(Vec::new())),
-                under_way: AtomicUsize::new(0),
-                submitted: Notify::new(),
-                stop: Notify::new(),
-                stopped: Notify::new(),
-            }),
+            pump: Pump::new(),
             thread: Mutex::default(),
             background_thread: OnceLock::new(),
         });
         // tokio lets a task use 128 results at a time; the pump's jobs are as many tasks.
         driver.runtime.spawn(unconstrained(driver.pump.clone().run()));
+        driver.runtime.spawn(unconstrained(driver.pump.clone().watch_held()));
         let background = driver.clone();
         let thread = thread::Builder::new()
             .name("epicsrs-network".into())
@@ -137,6 +79,7 @@ impl Driver {
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.calls.fetch_add(1, Ordering::SeqCst);
         self.active.fetch_add(1, Ordering::SeqCst);
+        self.start_held();
         if self.background.load(Ordering::SeqCst) {
             self.release.notify_one();
         }
@@ -153,7 +96,7 @@ impl Driver {
 
     /// Somebody awaits what nobody drives: the background thread takes over without waiting for its time.
     fn call_background(&self) {
-        if self.pump.under_way.load(Ordering::SeqCst) > 0
+        if self.pump.is_busy()
             && self.active.load(Ordering::SeqCst) == 0
             && !self.background.load(Ordering::SeqCst)
             && let Some(thread) = self.background_thread.get()
@@ -165,21 +108,47 @@ impl Driver {
     /// Do what can be done at once, in the calling thread; None where the rest needs the network.
     pub fn poll_now<F: Future + ?Sized>(&self, call: Pin<&mut F>) -> Option<F::Output> {
         let _entered = self.runtime.enter();
+        self.pump.start_held();
         match call.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(output) => Some(output),
             Poll::Pending => None,
         }
     }
 
-    /// Start a job: what it can do at once it does before this returns, in the calling thread and in its order; the
-    /// rest runs on the driver. True where it is through already.
-    pub fn start_job(&self, mut job: Job) -> bool {
-        if self.poll_now(job.as_mut()).is_some() {
-            return true;
+    /// Start a job; the rest of it runs on the driver. True where it is through already.
+    ///
+    /// What it can do at once it does before this returns, in the calling thread and in its order; or, `together` with
+    /// others, at `release`, and before whatever is started or waited for otherwise.
+    pub fn start_job(&self, job: Job, together: bool) -> bool {
+        let done = if together {
+            self.pump.hold(job);
+            false
+        } else {
+            let _entered = self.runtime.enter();
+            self.pump.start(job)
+        };
+        if !done {
+            self.call_background();
         }
-        self.pump.submit(job);
-        self.call_background();
-        false
+        done
+    }
+
+    /// Start what is held, in the calling thread.
+    pub fn start_held(&self) {
+        if self.pump.is_holding() {
+            let _entered = self.runtime.enter();
+            self.pump.start_held();
+        }
+    }
+
+    /// The turn is over in which jobs were held.
+    pub fn release(&self) {
+        self.pump.release();
+    }
+
+    /// Whether a thread waits for the network, for whom nothing is held up.
+    pub fn is_blocked_on(&self) -> bool {
+        self.active.load(Ordering::SeqCst) > 0
     }
 
     pub fn stopped(&self) -> bool {
@@ -189,9 +158,9 @@ impl Driver {
     /// End: jobs under way are dropped when this returns, or `LAST` is over.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
-        self.pump.stop.notify_one();
+        self.pump.stop();
         self.block_on(async {
-            let _ = tokio::time::timeout(LAST, self.pump.stopped.notified()).await;
+            let _ = tokio::time::timeout(LAST, self.pump.ended()).await;
         });
         self.release.notify_one();
         drop(self.rest.0.lock());
@@ -208,7 +177,7 @@ impl Driver {
             let calls = self.calls.load(Ordering::SeqCst);
             thread::park_timeout(GRACE);
             let same = self.calls.load(Ordering::SeqCst) == calls;
-            let awaited = self.pump.under_way.load(Ordering::SeqCst) > 0;
+            let awaited = self.pump.is_busy();
             match self.active.load(Ordering::SeqCst) {
                 0 if same || awaited => self.hold(),
                 0 => {}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::exceptions::PyBaseException;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -56,7 +57,7 @@ impl Outcome {
 
 /// Set an operation's result, unless it has been cancelled.
 pub fn finish(py: Python<'_>, operation: &Bound<'_, PyAny>, pv: &str, result: Result<Outcome, Error>) -> PyResult<()> {
-    if operation.call_method0("done")?.extract()? {
+    if operation.call_method0(intern!(py, "done"))?.extract()? {
         // Nobody has a handle to what was opened for a call that was cancelled.
         if let Ok(Outcome::Subscription(subscription)) = result {
             subscription.get().0.end();
@@ -64,8 +65,8 @@ pub fn finish(py: Python<'_>, operation: &Bound<'_, PyAny>, pv: &str, result: Re
         return Ok(());
     }
     match outcome(py, pv, result) {
-        (Some(value), None) => operation.call_method1("set_result", (value,)),
-        (_, error) => operation.call_method1("set_exception", (error,)),
+        (Some(value), None) => operation.call_method1(intern!(py, "set_result"), (value,)),
+        (_, error) => operation.call_method1(intern!(py, "set_exception"), (error,)),
     }
     .map(drop)
 }

@@ -16,7 +16,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::error::Error;
+use crate::event_loop::is_operation;
 use crate::events::Event;
+use crate::loop_turn::LoopTurn;
 use crate::outcome::{Outcome, finish, outcome};
 use crate::reading::Reading;
 use crate::subscription::{Subscriber, Turn};
@@ -59,6 +61,7 @@ pub struct Queue {
     ready: Condvar,
     /// What an event loop watches: ours to write, the loop's to read.
     wake: OnceLock<(UnixStream, UnixStream)>,
+    pub turn: LoopTurn,
 }
 
 static QUEUES: Mutex<Vec<Weak<Queue>>> = Mutex::new(Vec::new());
@@ -216,6 +219,7 @@ impl Queue {
     pub fn pop(&self) -> (Vec<Due>, bool) {
         // Dropped behind the lock: with a callback anything may run.
         let mut gone = Vec::new();
+        self.turn.answered();
         let mut state = self.state.lock();
         if let Some((_, theirs)) = self.wake.get()
             && state.woken
@@ -317,11 +321,12 @@ impl Due {
             }
             Self::Item(Item::Completion(operation, pv, result)) => {
                 let operation = operation.bind(py);
-                match operation.getattr_opt(intern!(py, "settle"))? {
-                    // In its turn among the callbacks of the batch.
-                    Some(settle) => Ok(Some((settle, outcome(py, &pv, *result), py.None()).into_pyobject(py)?)),
-                    None => finish(py, operation, &pv, *result).map(|()| None),
+                if is_operation(operation) {
+                    return finish(py, operation, &pv, *result).map(|()| None);
                 }
+                // In its turn among the callbacks of the batch.
+                let settle = operation.getattr(intern!(py, "settle"))?;
+                Ok(Some((settle, outcome(py, &pv, *result), py.None()).into_pyobject(py)?))
             }
             Self::Item(Item::Update(_)) => Ok(None),
         }

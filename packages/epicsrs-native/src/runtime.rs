@@ -1,30 +1,27 @@
 //! The two ways to wait: `block` for a thread, `awaitable` for an event loop.
 
 use std::any::Any;
-use std::cell::RefCell;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, Abortable};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyWeakrefMethods, PyWeakrefReference};
 
 use crate::arguments::Limit;
 use crate::convert::exception;
-use crate::delivery::DeliveryQueue;
 use crate::driver::Driver;
 use crate::error::{Error, Kind};
+use crate::event_loop::Asked;
 use crate::guard;
 use crate::link::Link;
 use crate::outcome::Outcome;
 use crate::panics;
 use crate::queue::Queue;
-use crate::submitted::target;
 
 /// A blocked thread looks for signals this often.
 pub const SLICE: Duration = Duration::from_millis(50);
@@ -100,18 +97,21 @@ fn ended<T>(py: Python<'_>, caller: &Caller<'_>, done: Caught<Result<T, Error>>)
 
 /// Start `call` and return what awaits it on the running loop.
 ///
-/// What can be sent is sent before this returns. The awaitable may be thrown away: the call goes on. Cancelling it
-/// withdraws the call.
+/// A call that is alone in its loop's turn sends what can be sent before this returns; those of a crowd do so together, at
+/// the turn's end, or before whatever the thread sends otherwise. The awaitable may be thrown away: the call goes on.
+/// Cancelling it withdraws the call.
 pub fn awaitable<'py>(
     py: Python<'py>,
     caller: &Caller<'_>,
     limit: Limit,
     call: impl Future<Output = Result<Outcome, Error>> + Send + 'static,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (queue, operation) = loop_operation(py)?;
+    let asked = Asked::now(py)?;
+    let together = asked.together(py, caller.driver)?;
+    let operation = asked.operation;
     let (withdraw, registration) = AbortHandle::new_pair();
     let mut answer = Answer {
-        queue,
+        queue: asked.queue,
         pv: caller.pv.clone(),
         operation: Some(operation.clone().unbind()),
     };
@@ -124,11 +124,9 @@ pub fn awaitable<'py>(
             None => Err(limit.late(link.as_ref())),
         });
     };
-    if !caller
-        .driver
-        .start_job(Box::pin(Abortable::new(job, registration).map(drop)))
-    {
-        operation.setattr("ticket", Ticket(withdraw))?;
+    let job = Box::pin(Abortable::new(job, registration).map(drop));
+    if !caller.driver.start_job(job, together) {
+        operation.setattr(intern!(py, "ticket"), Ticket(withdraw))?;
     }
     Ok(operation)
 }
@@ -175,62 +173,6 @@ impl Ticket {
     fn withdraw(&self) {
         self.0.abort();
     }
-}
-
-thread_local! {
-    /// The loop that this thread asked for last, with its delivery's queue; neither is kept alive.
-    static LAST_LOOP: RefCell<Option<(Py<PyWeakrefReference>, Weak<Queue>)>> = const { RefCell::new(None) };
-}
-
-/// Where an awaitable call is answered: the running loop's queue and a new operation on that loop, or what `submit` says.
-pub fn loop_operation(py: Python<'_>) -> PyResult<(Arc<Queue>, Bound<'_, PyAny>)> {
-    if let Some(target) = target(py) {
-        return Ok(target);
-    }
-    static RUNNING: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    static OPERATION: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let running = RUNNING.get_or_try_init(py, || {
-        PyResult::Ok(py.import("asyncio")?.getattr("get_running_loop")?.unbind())
-    })?;
-    let event_loop = running.bind(py).call0()?;
-    let operation = OPERATION.get_or_try_init(py, || {
-        PyResult::Ok(py.import("epicsrs_native.operation")?.getattr("Operation")?.unbind())
-    })?;
-    let keywords = PyDict::new(py);
-    keywords.set_item(pyo3::intern!(py, "loop"), &event_loop)?;
-    let operation = operation.bind(py).call((), Some(&keywords))?;
-    Ok((loop_queue(py, &event_loop)?, operation))
-}
-
-/// The queue of the running loop's delivery.
-pub fn running_queue(py: Python<'_>) -> PyResult<Arc<Queue>> {
-    if let Some((queue, _)) = target(py) {
-        return Ok(queue);
-    }
-    let event_loop = py.import("asyncio")?.call_method0("get_running_loop")?;
-    loop_queue(py, &event_loop)
-}
-
-fn loop_queue(py: Python<'_>, event_loop: &Bound<'_, PyAny>) -> PyResult<Arc<Queue>> {
-    let known = LAST_LOOP.with_borrow(|last| {
-        let (known, queue) = last.as_ref()?;
-        known
-            .bind(py)
-            .upgrade()
-            .filter(|known| known.is(event_loop))
-            .and_then(|_| queue.upgrade())
-            .filter(|queue| !queue.closed())
-    });
-    if let Some(queue) = known {
-        return Ok(queue);
-    }
-    let delivery = py
-        .import("epicsrs_native.delivery")?
-        .call_method1("loop_delivery", (event_loop,))?;
-    let queue = delivery.cast::<DeliveryQueue>()?.get().queue.clone();
-    let weak = PyWeakrefReference::new(event_loop)?.unbind();
-    LAST_LOOP.set(Some((weak, Arc::downgrade(&queue))));
-    Ok(queue)
 }
 
 /// Run what must not fail by a panic; a panic becomes an error and is counted.

@@ -5,19 +5,20 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyStopAsyncIteration, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use tokio::sync::watch;
 
 use crate::client::Opened;
 use crate::convert::exception;
 use crate::error::Error;
+use crate::event_loop::Asked;
 use crate::feed::{Feed, Joined, Sink, Wish};
 use crate::guard;
 use crate::lane::{Capacity, Lane, Pushed};
 use crate::link::Link;
 use crate::queue::Queue;
 use crate::reading::Reading;
-use crate::runtime::loop_operation;
 use crate::value;
 
 /// How far a subscription has come.
@@ -214,7 +215,9 @@ impl Opened for Subscriber {
 fn claim(operation: &Bound<'_, PyAny>) -> PyResult<bool> {
     match operation.getattr_opt("set_running_or_notify_cancel")? {
         Some(claim) => claim.call0()?.extract(),
-        None => Ok(!operation.call_method0("done")?.extract::<bool>()?),
+        None => Ok(!operation
+            .call_method0(intern!(operation.py(), "done"))?
+            .extract::<bool>()?),
     }
 }
 
@@ -306,7 +309,7 @@ impl Subscription {
         {
             return Err(subscriber.busy());
         }
-        let (queue, operation) = loop_operation(py)?;
+        let Asked { queue, operation, .. } = Asked::now(py)?;
         let mut awaited = subscriber.awaited.lock();
         let is_before = |present: &Py<PyAny>| before.as_ref().is_some_and(|before| present.is(before));
         // Another thread came first.

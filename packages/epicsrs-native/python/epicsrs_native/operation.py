@@ -9,16 +9,21 @@ T = TypeVar("T")
 
 
 class Operation(asyncio.Future[T]):
-    """A running call, already sent where the channel is connected; awaiting it gives the result.
+    """A running call; awaiting it gives the result.
 
-    Cancelling withdraws the call: what has not been sent is never sent, and a reply that comes later is dropped.
+    Where the channel is connected it is sent when it is made, or together with the other calls of its turn of the event
+    loop. Cancelling withdraws the call: what has not been sent is never sent, and a reply that comes later is dropped.
     Throwing the future away withdraws nothing.
     """
 
-    ticket: Ticket | None = None
+    # Without a dict of its own: in a gather of many reads, making them and collecting them counts.
+    __slots__ = ("ticket",)
+    ticket: Ticket
 
     def cancel(self, msg: Any | None = None) -> bool:
         cancelled = super().cancel(msg)
-        if cancelled and self.ticket is not None:
-            self.ticket.withdraw()
+        # A call that was through when it was made has none.
+        ticket = getattr(self, "ticket", None)
+        if cancelled and ticket is not None:
+            ticket.withdraw()
         return cancelled
