@@ -37,6 +37,13 @@ def parse_pv(pv: str, default: Protocol = "ca") -> Address:
     return Address(cast("Protocol", scheme), name)
 
 
+# ophyd-async asks twice for each value that is read.
+@lru_cache(maxsize=65536)
+def source_of(pv: str, default: Protocol = "ca") -> str:
+    """The PV's name with its scheme, of what `parse_pv` takes."""
+    return str(parse_pv(pv, default))
+
+
 def parse_named_pv(pv: str) -> Address:
     """The same for a signal that is made with the name of its PV.
 

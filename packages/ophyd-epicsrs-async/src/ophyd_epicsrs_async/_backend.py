@@ -12,7 +12,7 @@ from ophyd_async.epics.core import EpicsOptions
 import epicsrs_native
 from epicsrs_native import Operation
 
-from ._address import Address, Protocol, parse_pv
+from ._address import Address, Protocol, parse_pv, source_of
 from ._channels import Channels
 from ._converter import Converter, make_converter
 from ._datakey import datakey
@@ -71,7 +71,7 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
 
     def source(self, name: str, read: bool) -> str:  # noqa: ARG002 (ophyd-async's signature)
         """The PV with its scheme; `name` does not matter."""
-        return str(self._read_address if read else self._write_address)
+        return source_of(self.read_pv if read else self.write_pv, self.default_protocol)
 
     async def connect(self, timeout: float) -> None:
         """Find the PVs and check that they carry the datatype.
