@@ -107,5 +107,5 @@ def fly_scan(flyer: FileFlyer, motor: EpicsMotor, rows: int, watched: SignalR[fl
 
 
 def measure_latency(meter: LatencyMeter, batches: int) -> MsgGenerator[Any]:
-    """Read one PV through each layer in turn."""
-    yield from bp.count([meter], batches, md={"scan": "latency", "title": "latency of single reads"})
+    """Read one PV through each layer in turn, and watch it."""
+    yield from bp.count([meter], batches, md={"scan": "latency", "title": "latency of reads, updates"})

@@ -63,7 +63,7 @@ def show_latencies(console: Console, run: Stored) -> None:
     columns = run.stream("primary").data
     titles = {
         "read": "One read of the same PV, by each in turn",
-        "update": "One update of it, from the IOC's time stamp to the callback",
+        "update": "One update of it, IOC's time stamp to callback",
     }
     for kind, layers in CALLS.items():
         count = columns[f"ca_{kind}_channel"].size
