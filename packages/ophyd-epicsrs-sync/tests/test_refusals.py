@@ -3,11 +3,16 @@
 Channel Access tells a refusal to the PV's name, not to who has put. Over pvAccess the put itself raises.
 """
 
+import threading
+
 import pytest
 from ophyd import EpicsSignal
 
 from deadline import until
 from epicsrs_native import RemoteError
+
+# A link that is none: the record refuses this value, and no other.
+BROKEN = "{no link}"
 
 
 @pytest.fixture
@@ -71,6 +76,42 @@ def test_of_two_sets_the_refused_one_fails(ioc, pair, lock, caplog):
     assert not refusals(caplog)
     ioc.channel("num").put(7)
     accepted.wait(5.0)
+
+
+def test_puts_and_sets_at_once_are_told_apart(ioc, make, caplog):
+    links = ioc.pv("put_long.DOL")
+    setting, other = make(EpicsSignal, links, name="setting"), make(EpicsSignal, links, name="other")
+    setting.wait_for_connection(timeout=5.0)
+    other.wait_for_connection(timeout=5.0)
+    ended = threading.Event()
+    sent = 0
+
+    def all_are_told():
+        return len(refusals(caplog)) >= sent
+
+    def disturb():
+        nonlocal sent
+        while not ended.is_set():
+            for _ in range(10):
+                other.put(BROKEN)
+                sent += 1
+            # Each refusal is logged: a lane that does not keep up would tell the sets of theirs some seconds later.
+            until(all_are_told)
+
+    disturbing = threading.Thread(target=disturb)
+    disturbing.start()
+    try:
+        for number in range(100):
+            setting.set(str(number)).wait(5.0)
+        for _ in range(20):
+            with pytest.raises(RemoteError, match="DOL"):
+                setting.set(BROKEN).wait(5.0)
+    finally:
+        ended.set()
+        disturbing.join(5.0)
+
+    # Those of the sets are told to them alone.
+    until(lambda: len(refusals(caplog)) == sent, what=lambda: (len(refusals(caplog)), sent))
 
 
 def test_a_pv_that_is_released_does_not_count(ioc, make, get_pv):
