@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet, WeakValueDictionary
 
 from epicsrs_native import EpicsError
-from ophyd_epicsrs_sync._pv.turn import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -33,7 +32,7 @@ class Puts:
     def __init__(self) -> None:
         self.putters: WeakSet[Putter] = WeakSet()
         # Reentrant: who puts alone puts in its own turn.
-        self.turn = Turn()
+        self.turn = threading.RLock()
         self.last: Putter | None = None
         # Whose the refusals are that come now; changed on their lane, in the order of puts and refusals.
         self.owner: Putter | None = None
