@@ -37,6 +37,10 @@ class ChannelStore:
         # What was lent last, as long as every one of these channels is kept: most read the same PVs again.
         self._last: tuple[list[str], list[Channel]] = ([], [])
 
+    def lent_last(self, pvs: Sequence[str | Channel]) -> bool:
+        """Whether these are names, and those that were lent last."""
+        return {*map(type, pvs)} == {str} and pvs == self._last[0]
+
     @contextmanager
     def lend(self, pvs: Sequence[str | Channel]) -> Generator[Lent]:
         """Channels to the PVs, in their order; those that were opened here go back at the end.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from epicsrs_bulk._channels import Lent, channels
 from epicsrs_native import Channel, EpicsError, Reading, get_context
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 # The longest part of a list of failed PVs that a message tells.
 _TOLD = 5
-
-# The names that were last found to be right: most read the same PVs again.
-_right: list[list[str]] = [[]]
 
 
 @dataclass(frozen=True)
@@ -183,7 +180,8 @@ def checked_pvs(pvs: Iterable[str | Channel], caller: str = "bulk_read") -> list
     if isinstance(pvs, str | Channel):
         raise TypeError(f"{caller} takes a list of PVs; for one, give [{name_of(pvs)!r}]")
     wanted = list(pvs)
-    if _same(wanted, _right[0]):
+    if channels.lent_last(wanted):
+        # Checked before.
         return wanted
     if not wanted:
         raise ValueError(f"{caller} needs at least one PV; the list is empty")
@@ -195,17 +193,7 @@ def checked_pvs(pvs: Iterable[str | Channel], caller: str = "bulk_read") -> list
         if name in seen:
             raise ValueError(f"{name_of(pv)}: given twice")
         seen.add(name)
-    if {*map(type, wanted)} == {str}:
-        _right[0] = cast("list[str]", wanted.copy())
     return wanted
-
-
-def _same(wanted: list[str | Channel], right: list[str]) -> bool:
-    try:
-        return bool(right) and wanted == right
-    except Exception:
-        # What is no PV may refuse to be compared with one, as arrays do.
-        return False
 
 
 def name_of(pv: str | Channel) -> str:
