@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-import bluesky.plan_stubs as bps
 import h5py
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from ophyd_async.core import (
 from epicsrs_beamline import Beamline
 from epicsrs_beamline.ophyd_async_devices import Camera, FlyCounter, FlyMode
 from epicsrs_bulk import BulkWaveformDataLogic, ClockCounts, Column
+from flights import flying
 from ioc import NETWORK
 from ophyd_epicsrs_async import install
 
@@ -97,23 +97,6 @@ def engine() -> Iterator[RunEngine]:
     engine.loop.call_soon_threadsafe(engine.loop.stop)
 
 
-def flights(counter: Counter, camera: Camera) -> Any:
-    """One run in which both take the same number of points, several times."""
-    devices = (counter, camera)
-    yield from bps.stage_all(*devices)
-    for flight in range(FLIGHTS):
-        for device in devices:
-            info = TriggerInfo(number_of_events=POINTS, livetime=0.02, exposure_timeout=LIMIT)
-            yield from bps.prepare(device, info, wait=True)
-        if flight == 0:
-            yield from bps.open_run()
-            yield from bps.declare_stream(*devices, name="primary", collect=True)
-        yield from bps.kickoff_all(*devices, wait=True)
-        yield from bps.collect_while_completing(devices, devices, flush_period=0.05, stream_name="primary")
-    yield from bps.close_run()
-    yield from bps.unstage_all(*devices)
-
-
 def announced(documents: Documents) -> dict[str, list[tuple[int, int]]]:
     """The rows that the stream data of each key announce, range by range."""
     keys = {doc["uid"]: doc["data_key"] for name, doc in documents if name == "stream_resource"}
@@ -145,7 +128,8 @@ def test_waveforms_and_frames_are_announced_in_step(beamline: Beamline, engine: 
             beamline.pv("cam:"), StaticPathProvider(StaticFilenameProvider("frames"), tmp_path), name="camera"
         )
 
-    engine(flights(counter, camera), keep)
+    info = TriggerInfo(number_of_events=POINTS, livetime=0.02, exposure_timeout=LIMIT)
+    engine(flying({counter: info, camera: info}, FLIGHTS), keep)
 
     total = POINTS * FLIGHTS
     [stop] = [doc for name, doc in documents if name == "stop"]

@@ -25,12 +25,11 @@ from epicsrs_bulk import (
     replay,
 )
 from ioc import HERE as IOC_TESTS
+from tiled_runs import Document, MadeRun
 
 HERE = Path(__file__).parent
 EXAMPLES = IOC_TESTS / "programs" / "examples.py"
-sys.path.insert(0, str(HERE))
 
-from tiled_runs import Document, MadeRun  # noqa: E402
 
 NUMBER = {"dtype": "number"}
 Given = Callable[..., Any]

@@ -16,11 +16,7 @@ import pytest
 
 from deadline import until
 from epicsrs_bulk import TiledTarget
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-
-from tiled_runs import MadeRun  # noqa: E402
+from tiled_runs import MadeRun
 
 KEY = "secret"
 ROWS = 3000
