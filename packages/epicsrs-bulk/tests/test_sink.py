@@ -7,6 +7,7 @@ import threading
 import uuid
 from collections import UserDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from epicsrs_bulk import (
     Target,
     replay,
 )
+from epicsrs_bulk._journal import JournalReader  # noqa: PLC2701 (whether it is locked)
 
 Document = tuple[str, dict[str, Any]]
 
@@ -257,6 +259,36 @@ def _raises(kind: type[Exception], call: Callable[[], object]) -> bool:
     except kind:
         return True
     return False
+
+
+def test_the_stop_of_a_refused_run_waits_until_its_journal_can_be_replayed(sink: Make, journal: Path) -> None:
+    refused, other = Run(), Run()
+    let_go = threading.Event()
+
+    def act(name: str, doc: dict[str, Any]) -> None:
+        if doc["uid"] == refused.uid:
+            raise ConnectionError("nobody there")
+        if name == "event":
+            assert let_go.wait(30.0)
+
+    taker = sink(Store(act))
+
+    def stop() -> bool:
+        with pytest.raises(DeliveryError, match=f"did not take start of run {refused.uid}"):
+            taker(*refused.stop)
+        with JournalReader(journal / f"{refused.uid}.journal") as reader:
+            return reader.in_use()
+
+    taker(*refused.start)
+    until(lambda: taker.health().error)
+    assert _raises(DeliveryError, lambda: taker(*refused.descriptor))
+    feed(taker, [other.start, other.descriptor, other.event(x=1)])
+    until(lambda: "event" in (taker.health().delivering or ""))
+    with ThreadPoolExecutor(1) as pool:
+        in_use = pool.submit(stop)
+        until(lambda: taker.health().queued == 2)
+        let_go.set()
+        assert not in_use.result(30.0)
 
 
 def test_a_plan_fails_of_a_target_that_is_down_and_the_journal_has_its_run(

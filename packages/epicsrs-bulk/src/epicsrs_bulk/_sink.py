@@ -147,7 +147,7 @@ class Sink:
             self._take(run, name, doc)
             if name == "stop":
                 self._runs.end(run)
-            if name == "stop" and not run.settled.wait(self._stop_timeout):
+            if name == "stop" and not run.settled.wait(self._stop_timeout) and run.error is None:
                 late = f"run {run.uid}: not delivered within {self._stop_timeout:g} s, goes on in the background"
                 self._tell(DeliveryTimeoutError(f"{late}: {self._queue.stuck()}"))
             elif (failure := self._outcomes.tell(run)) is not None and self._raises:
@@ -243,9 +243,11 @@ class Sink:
             self._quarantine(run.journal, name, doc, error)
             self._fail(run, error)
         except DeliveryTimeoutError as error:
+            run.settled.set()
             self._fail(run, error)
         except BaseException as error:
             # Ctrl-C, or an exit: what follows would come after a gap.
+            run.settled.set()
             self._fail(run, DeliveryError(f"{name} of run {run.uid}: taking it was broken off by {error!r}"))
             if not kept:
                 self._quarantine(run.journal, name, doc, error)

@@ -70,8 +70,7 @@ class Outcomes:
                 run.error = error
                 self._failed[run.uid] = run
                 self._untold = self._untold or run
-        run.settled.set()
-        return first
+            return first
 
     def tell(self, run: Run) -> Exception | None:
         """The error of this run, each time, or one of another run that nobody was told of, once."""

@@ -37,7 +37,7 @@ class Run:
         uid: Of its start document.
         journal: Where its documents are written first.
         error: The first reason why the target will not have all of it.
-        settled: Set when the target has all of it, or will not.
+        settled: Set when the worker is done with it and its journal is closed, or nobody is to wait for that.
     """
 
     uid: str
