@@ -74,6 +74,14 @@ CASES: list[tuple[str, Any, str, dict[str, Any]]] = [
     ("pva", np.ndarray, "image", array("<u2", [2, 3])),
     ("pva", None, "table", array([["on", "|u1"], ["position", "<f8"], ["name", "|S40"]], [2])),  # type: ignore[arg-type]
     ("pva", int, "plain", scalar("integer", "<i8")),
+    ("ca pva", None, "float", scalar("number", "<f8", units="mbar", precision=3, limits=LIMITS)),
+    ("ca pva", None, "string", scalar("string", "|S40")),
+    ("ca pva", None, "enum", scalar("string", "|S40", choices=["Aaa", "Bbb", "Ccc"])),
+    ("ca pva", None, "doubles", array("<f8", [2], units="V", precision=2)),
+    ("ca pva", None, "longs", array("<i4", [2], units="")),
+    ("ca pva", None, "empty", array("<f8", [0], units="", precision=0)),
+    ("ca pva", None, "strings", array("|S40", [2])),
+    ("pva", None, "image", array("<u2", [2, 3])),
 ]
 
 

@@ -97,7 +97,7 @@ def _canonical(datatype: Any) -> Any:
 def _plain(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:
     """A number as it is: what most signals are, so the first to be looked for."""
     shape = shapes[0]
-    if shape.kind in {Kind.INTEGER, Kind.FLOAT} and wanted is shape.scalar:
+    if wanted is not None and shape.kind in {Kind.INTEGER, Kind.FLOAT} and wanted is shape.scalar:
         return Converter(wanted, shape.kind)
     return None
 
