@@ -109,6 +109,9 @@ class Shutter(enum.StrEnum):
         (2**64 - 1, 2**64 - 1),
         (float("inf"), float("inf")),
         ("é\0", "é\0"),
+        # Bytes of an IOC that are no UTF-8, beside such as are.
+        ("\udcb0C", "\udcb0C"),
+        ({"M\udcfcller": ["é", "\udcff"]}, {"M\udcfcller": ["é", "\udcff"]}),
         (b"\0\xff", b"\0\xff"),
         ((1, [2.5, {}]), [1, [2.5, {}]]),
         ({1: "int", None: "none"}, {1: "int", None: "none"}),

@@ -263,6 +263,14 @@ def test_what_cannot_be_stored_as_it_is_is_refused_with_where_it_is(server: Serv
     assert stored(database, "run_start") == []
 
 
+def test_text_that_is_no_utf_8_is_sent_as_latin_1() -> None:
+    values = {"units": "\udcb0C", "list": ["é", "\udcb5m"], "array": np.array(["\udcb5m", "漢"])}
+
+    back = bson.decode(bson.encode(_bson(values, "")))
+
+    assert back == {"units": "°C", "list": ["é", "µm"], "array": ["µm", "漢"]}
+
+
 def test_nan_and_infinity_are_sent_as_they_are() -> None:
     values = {"array": np.array([np.nan, np.inf, -np.inf]), "scalar": np.float32("nan"), "list": [float("nan")]}
 

@@ -107,6 +107,18 @@ def test_texts_come_back_and_one_that_is_missing_does_not(given: Given) -> None:
     assert [text for text in table["state"].tolist() if isinstance(text, str)] == [t for t in texts if t is not None]
 
 
+@pytest.mark.parametrize("single", [False, True], ids=["page", "events"])
+def test_text_that_is_no_utf_8_comes_back_as_latin_1(given: Given, client: Any, single: bool) -> None:
+    run = MadeRun({"x": {"dtype": "number", "units": "\udcb0C"}, "name": {"dtype": "string"}}, operator="M\udcfcller")
+    columns = {"x": [1.0, 2.0], "name": ["\udcb5m", "漢"]}
+
+    stream = given(*run.with_rows(*(run.events(**columns) if single else [run.page(**columns)])))
+
+    assert stream.base["internal"].read()["name"].tolist() == ["µm", "漢"]
+    assert stream.metadata["data_keys"]["x"]["units"] == "°C"
+    assert client[run.uid].start["operator"] == "Müller"
+
+
 def test_rows_are_there_before_the_end_of_a_run(client: Any) -> None:
     run = MadeRun({"x": NUMBER})
     target = TiledTarget(client, batch_rows=2, batch_seconds=60.0)

@@ -20,6 +20,8 @@ _ARRAY = 1
 _SCALAR = 2
 # An array that stands earlier in the document, by its number there: a page's times are those of each of its columns.
 _SAME = 3
+# Text with bytes that are no UTF-8, as an IOC may send it; asked for only where there is such text, as it is slower.
+_ANY_BYTES = {"unicode_errors": "surrogateescape"}
 # An array's elements begin at a multiple of this, where numpy and Arrow like them to.
 _ALIGNMENT = 16
 
@@ -41,7 +43,10 @@ def pack(name: str, doc: Mapping[str, Any]) -> bytes:
 
 def unpack(payload: bytes) -> tuple[str, dict[str, Any]]:
     """The name and the document; its arrays are read-only."""
-    name, doc = _msgpack.unpackb(payload, ext_hook=_Extensions().value, strict_map_key=False, timestamp=3)
+    try:
+        name, doc = _unpacked(payload)
+    except UnicodeDecodeError:
+        name, doc = _unpacked(payload, **_ANY_BYTES)
     return name, doc
 
 
@@ -80,7 +85,14 @@ def _writable(value: Any) -> bool:
 
 
 def _packed(value: Any) -> bytes:
-    return _msgpack.packb(value, default=_Extensions().packed, datetime=True)
+    try:
+        return _msgpack.packb(value, default=_Extensions().packed, datetime=True)
+    except UnicodeEncodeError:
+        return _msgpack.packb(value, default=_Extensions().packed, datetime=True, **_ANY_BYTES)
+
+
+def _unpacked(payload: bytes, **options: str) -> Any:
+    return _msgpack.unpackb(payload, ext_hook=_Extensions().value, strict_map_key=False, timestamp=3, **options)
 
 
 class _Extensions:

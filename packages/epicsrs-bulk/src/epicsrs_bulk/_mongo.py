@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import numpy as np
 
+from epicsrs_bulk._latin import as_latin
 from epicsrs_bulk._sink import Sink, SinkOptions
 from epicsrs_bulk._sink_errors import DocumentError
 
@@ -155,16 +156,18 @@ def _bson(value: Any, where: str) -> Any:
         items = cast("Mapping[Any, Any]", value).items()
         if odd := [key for key, _ in items if not isinstance(key, str)]:
             raise DocumentError(f"{where}the key {odd[0]!r} is no text")
-        return {key: _bson(item, f"{where}[{key!r}]") for key, item in items}
+        return {as_latin(key): _bson(item, f"{where}[{key!r}]") for key, item in items}
     if isinstance(value, list | tuple):
         sequence = cast("list[Any]", value)
-        # Long lists of one plain type, like the uids of a page, are taken as they are.
+        # Long lists of one plain type, like the uids of a page.
         if {type(item) for item in sequence} <= {str, float, bool}:
-            return list(sequence)
+            return as_latin(sequence)
         return [_bson(item, f"{where}[{index}]") for index, item in enumerate(sequence)]
     if isinstance(value, np.ndarray | np.generic):
         return _bson_array(cast("np.ndarray[Any, np.dtype[Any]]", value), where)
-    if value is None or isinstance(value, str | float | bytes) or (isinstance(value, int) and _fits(value)):
+    if isinstance(value, str):
+        return as_latin(value)
+    if value is None or isinstance(value, float | bytes) or (isinstance(value, int) and _fits(value)):
         return value
     raise DocumentError(f"{where} cannot be stored in MongoDB as it is: {value!r}")
 
@@ -176,7 +179,7 @@ def _bson_array(array: np.ndarray[Any, np.dtype[Any]], where: str) -> Any:
     fits = kind in "bifUS" or (kind == "u" and (not array.size or _fits(int(array.max()))))
     if not fits or (kind == "f" and array.dtype.itemsize > 8):
         raise DocumentError(f"{where}: {array.dtype} cannot be stored in MongoDB without loss")
-    return array.tolist()
+    return as_latin(array).tolist()
 
 
 def _fits(value: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from epicsrs_bulk._latin import as_latin
 from epicsrs_bulk._tiled_stream import TiledStream
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class TiledRun:
         if stream is not None:
             stream.event(doc) if name == "event" else stream.event_page(doc)
             return
+        # JSON, in which all this goes to the server, has no other text.
+        doc = as_latin(doc)
         if name == "stop":
             for stream in self._streams.values():
                 stream.close()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from epicsrs_bulk._latin import as_latin
+
 if TYPE_CHECKING:
     from event_model import DataKey
     from numpy.typing import NDArray
@@ -48,7 +50,10 @@ class ColumnValues:
         except ValueError as error:
             shapes = sorted({np.shape(value) for value in values})
             raise ValueError(uneven(name, shapes[0], shapes[-1])) from error
-        if self.array.dtype.kind == "U" and not isinstance(values, np.ndarray):
+        if self.array.dtype.kind != "U":
+            return
+        self.array = as_latin(self.array)
+        if not isinstance(values, np.ndarray):
             odd = next((value for value in np.ravel(np.array(values, object)) if not isinstance(value, str)), None)
             if odd is not None:
                 raise ValueError(f"{name}: {odd!r} among texts")
