@@ -128,6 +128,22 @@ def test_the_journal_of_one_run_may_be_named(journal: Path) -> None:
     assert same(target.documents, run("b"))
 
 
+def test_rows_in_files_are_counted_once_whatever_announces_them(journal: Path) -> None:
+    def datum(key: str, stop: int) -> Document:
+        announced = {"start": stop - 2, "stop": stop}
+        doc = {"descriptor": "a-base", "stream_resource": key, "seq_nums": announced, "indices": announced}
+        return "stream_datum", {"uid": f"a-{key}/{stop}", **doc}
+
+    files = [("stream_resource", {"uid": f"a-{key}", "run_start": "a", "data_key": key}) for key in "xy"]
+    rows = [datum(f"a-{key}", stop) for stop in (3, 5, 8) for key in "xy"]
+    keep(journal, [*run("a", stop=False), *files, *rows])
+    target = Store()
+
+    assert replay(journal, target).ok
+
+    assert target.documents[-1][1]["num_events"] == {"primary": 2, "base": 7, "empty": 0}
+
+
 def test_a_run_without_a_stop_gets_one_that_says_so_the_same_in_each_replay(journal: Path) -> None:
     keep(journal, run("a", stop=False))
     first, second = Store(), Store()

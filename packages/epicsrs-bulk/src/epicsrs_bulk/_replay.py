@@ -148,6 +148,7 @@ class _Delivery:
         self._times = np.zeros(1)
         self._streams: dict[str, str] = {}
         self._events: Counter[str] = Counter()
+        self._in_files: Counter[str] = Counter()
         self._documents = 0
         self._complete = False
         self._quarantined: list[str] = []
@@ -198,6 +199,11 @@ class _Delivery:
         elif name in ("event", "event_page"):
             rows = len(doc["uid"]) if name == "event_page" else 1
             self._events[self._streams.get(doc["descriptor"], "primary")] += rows
+        elif name == "stream_datum":
+            # One for each data key, about the same rows.
+            stream = self._streams.get(doc["descriptor"], "primary")
+            self._events[stream] += 0
+            self._in_files[stream] = max(self._in_files[stream], doc.get("seq_nums", {}).get("stop", 1) - 1)
         if len(times := np.ravel(doc.get("time", ()))):
             self._times = times
 
@@ -210,7 +216,7 @@ class _Delivery:
             "time": float(self._times[-1]),
             "exit_status": "fail",
             "reason": "incomplete: the journal of this run has no stop document",
-            "num_events": dict(self._events),
+            "num_events": {stream: max(rows, self._in_files[stream]) for stream, rows in self._events.items()},
         }
 
     def _report(self, outcome: Outcome, error: Exception | None = None) -> RunReport:
