@@ -66,6 +66,17 @@ def test_a_baseline_before_and_after_a_run(board: Ioc, engine: RunEngine, run: R
     assert before["timestamps"]["pressure"] == board.channel("pressure").get().timestamp
 
 
+@pytest.mark.parametrize("protocol", ["ca", "pva"])
+def test_an_index_without_a_label_is_itself(board: Ioc, run: Run, protocol: str) -> None:
+    board.channel("state").put(5)
+    try:
+        documents = run(bp.count([BulkSnapshot("table", {"state": board.pv("state", protocol)})]))
+    finally:
+        board.channel("state").put(1)
+
+    assert documents.of("event")[0]["data"] == {"state": "5"}
+
+
 def test_names_alone_make_their_keys(board: Ioc, run: Run) -> None:
     snapshot = BulkSnapshot("all", [board.pv("pressure"), board.pv("steps.EGU"), board.pv("steps", "pva")])
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class BulkSnapshot:
     """The values of many PVs at one moment, read at once; a device for ``SupplementalData(baseline=[...])``.
 
-    An enum is its label. Arrays are described with the length that they have when a run begins; not all readers of
-    documents take one whose length changes within a run.
+    An enum is its label, or its index as text where the record has no label for that. Arrays are described with the
+    length that they have when a run begins; not all readers of documents take one whose length changes within a run.
 
     Args:
         name: The device's, in documents.
@@ -103,7 +103,9 @@ def key_of(pv: str) -> str:
 
 def plain(value: Any) -> Any:
     """A value as documents hold it."""
-    return value.label if isinstance(value, EnumValue) else value
+    if not isinstance(value, EnumValue):
+        return value
+    return str(int(value)) if value.label is None else value.label
 
 
 def described(pv: str, value: Any, units: str | None) -> DataKey:
