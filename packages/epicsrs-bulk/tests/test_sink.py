@@ -399,6 +399,44 @@ def test_what_fails_after_its_stop_is_raised_at_the_next_document_once(sink: Mak
     taker(*later.descriptor)
 
 
+def test_what_fails_after_its_stop_is_told_run_by_run(sink: Make) -> None:
+    def refuse(name: str, doc: dict[str, Any]) -> None:
+        if doc.get("run_start") in refused:
+            assert let_go.wait(30.0)
+            raise ConnectionError("too late")
+
+    refused, let_go = list[str](), threading.Event()
+    taker, runs, later = sink(Store(refuse), stop_timeout=0.0), [Run(), Run()], Run()
+    refused += [run.uid for run in runs]
+    for run in runs:
+        taker(*run.start)
+        with pytest.raises(DeliveryTimeoutError):
+            taker(*run.stop)
+    let_go.set()
+    until(lambda: len(taker.health().undelivered) == 2)
+
+    for run, document in zip(runs, later.documents(), strict=False):
+        with pytest.raises(DeliveryError, match=f"of run {run.uid}: ConnectionError: too late"):
+            taker(*document)
+    taker(*later.event(x=1))
+
+
+def test_to_close_does_not_wait_for_a_stop_that_waits(sink: Make) -> None:
+    target, run = Stuck(), Run()
+    taker = sink(target, stop_timeout=60.0)
+    feed(taker, run.documents()[:-1])
+    with ThreadPoolExecutor(1) as pool:
+        stopping = pool.submit(taker, *run.stop)
+        # Its start and descriptor are delivered, its events and its stop are not.
+        until(lambda: taker.health().queued == 3 and not taker.health().started)
+        watch = Stopwatch()
+        with pytest.raises(DeliveryTimeoutError, match=r"within 0\.2 s"):
+            taker.close(0.2)
+        assert watch.elapsed < 5.0
+        target.let_go.set()
+        stopping.result(30.0)
+
+
 def test_a_callback_that_exits_fails_its_run_and_not_the_worker(sink: Make) -> None:
     run, later = Run(), Run()
     target = Store(lambda name, doc: sys.exit(5) if doc["uid"] == run.uid else None)

@@ -147,11 +147,11 @@ class Sink:
             self._take(run, name, doc)
             if name == "stop":
                 self._runs.end(run)
-            if name == "stop" and not run.settled.wait(self._stop_timeout) and run.error is None:
-                late = f"run {run.uid}: not delivered within {self._stop_timeout:g} s, goes on in the background"
-                self._tell(DeliveryTimeoutError(f"{late}: {self._queue.stuck()}"))
-            elif (failure := self._outcomes.tell(run)) is not None and self._raises:
-                raise failure.with_traceback(None)
+        if name == "stop" and not run.settled.wait(self._stop_timeout) and run.error is None:
+            late = f"run {run.uid}: not delivered within {self._stop_timeout:g} s, goes on in the background"
+            self._tell(DeliveryTimeoutError(f"{late}: {self._queue.stuck()}"))
+        elif (failure := self._outcomes.tell(run)) is not None and self._raises:
+            raise failure.with_traceback(None)
 
     def flush(self, timeout: float = 30.0) -> None:
         """Wait until the target has taken all there is.
@@ -160,9 +160,7 @@ class Sink:
             DeliveryTimeoutError: It has not, within so many seconds.
             DeliveryError: There are runs that it has not taken whole; they are in the journal.
         """
-        if not self._queue.wait_empty(_seconds("timeout", timeout)):
-            raise DeliveryTimeoutError(f"{self!r}: not delivered within {timeout:g} s: {self._queue.stuck()}")
-        self._outcomes.raise_failed(self)
+        self._flush(time.monotonic() + _seconds("timeout", timeout), timeout)
 
     def close(self, timeout: float = 30.0) -> None:
         """Take no more documents, wait as `flush` does, and close the target; raises what `flush` raises.
@@ -180,7 +178,7 @@ class Sink:
             ExitOnSigterm.unwant()
         self._queue.close()
         try:
-            self.flush(timeout)
+            self._flush(deadline, timeout)
         finally:
             self._worker.join(max(deadline - time.monotonic(), 0.0))
         if (error := self._worker.closing_error) is not None:
@@ -212,6 +210,11 @@ class Sink:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._target!r}, {str(self._folder)!r})"
+
+    def _flush(self, deadline: float, timeout: float) -> None:
+        if not self._queue.wait_empty(max(deadline - time.monotonic(), 0.0)):
+            raise DeliveryTimeoutError(f"{self!r}: not delivered within {timeout:g} s: {self._queue.stuck()}")
+        self._outcomes.raise_failed(self)
 
     def _begin(self, doc: dict[str, Any]) -> Run:
         uid = doc.get("uid")

@@ -55,7 +55,7 @@ class Outcomes:
         self._lock = threading.Lock()
         self._delivered: list[str] = []
         self._failed: dict[str, Run] = {}
-        self._untold: Run | None = None
+        self._untold: list[Run] = []
 
     def deliver(self, run: Run) -> None:
         """The target has all of it."""
@@ -69,15 +69,15 @@ class Outcomes:
             if first:
                 run.error = error
                 self._failed[run.uid] = run
-                self._untold = self._untold or run
+                self._untold.append(run)
             return first
 
     def tell(self, run: Run) -> Exception | None:
         """The error of this run, each time, or one of another run that nobody was told of, once."""
         with self._lock:
-            failed = run if run.error is not None else self._untold
-            if failed is self._untold:
-                self._untold = None
+            failed = run if run.error is not None else next(iter(self._untold), None)
+            if failed in self._untold:
+                self._untold.remove(failed)
             return None if failed is None else failed.error
 
     @property
