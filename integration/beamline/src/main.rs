@@ -30,8 +30,10 @@ use crate::options::{Options, Request};
 use crate::output::Output;
 use crate::ports::ReservedPorts;
 
-/// The command line was wrong, or a port is taken.
+/// The command line was wrong, or the log cannot be written.
 const REFUSED: u8 = 2;
+/// A port is taken.
+const TAKEN: u8 = 3;
 
 fn main() -> ExitCode {
     let started = Instant::now();
@@ -45,7 +47,7 @@ fn main() -> ExitCode {
     };
     let ports = match ReservedPorts::reserve(&options) {
         Ok(ports) => ports,
-        Err(sentence) => return refuse(REFUSED, &sentence),
+        Err(sentence) => return refuse(TAKEN, &sentence),
     };
     if !environment::is_made() {
         let error = environment::make(ports.ports());

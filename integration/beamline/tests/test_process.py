@@ -17,6 +17,7 @@ import pytest
 from epicsrs_beamline import Beamline, BeamlineError
 
 LIMIT = 10.0
+GIVEN = {"ca_port": 1, "pva_port": 2, "pva_broadcast_port": 3}
 
 
 def sockets(pid: int) -> Iterator[tuple[str, str, bool]]:
@@ -156,9 +157,31 @@ def test_a_port_that_is_taken_is_refused(name: str) -> None:
             check=False,
         )
 
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (3, "")
     protocol = {"ca_port": "Channel Access", "pva_port": "pvAccess"}[name]
     assert done.stderr.startswith(f"epicsrs-beamline: {protocol} port {port} on 127.0.0.1 cannot be had:")
+
+
+@pytest.mark.parametrize(("taken", "ports", "starts"), [(2, {}, 3), (9, {}, 5), (9, {"ca_port": 1}, 5), (9, GIVEN, 1)])
+def test_another_free_port_is_looked_for_where_one_is_gone(
+    taken: int, ports: dict[str, int], starts: int, tmp_path: Path
+) -> None:
+    tries = tmp_path / "tries"
+    program = tmp_path / "program"
+    real = Beamline().command()[0]
+    program.write_text(
+        f'#!/bin/sh\necho >> "{tries}"\n[ $(wc -l < "{tries}") -gt {taken} ] || exit 3\nexec "{real}" "$@"\n'
+    )
+    program.chmod(0o755)
+    beamline = Beamline(executable=program, **ports)
+
+    if taken < starts:
+        assert beamline.start().stop() == 0
+    else:
+        with pytest.raises(BeamlineError, match="exit status 3"):
+            beamline.start()
+
+    assert len(tries.read_text().splitlines()) == starts
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ from types import TracebackType
 from typing import Any, Self
 
 PROGRAM = "epicsrs-beamline"
+# Its exit status where a port is taken: a free one may be gone before the servers have it.
+_TAKEN = 3
+_MORE_ATTEMPTS = 4
 
 
 class BeamlineError(RuntimeError):
@@ -93,6 +96,18 @@ class Beamline:
         Raises:
             BeamlineError: It ended, or did not serve within `timeout` seconds.
         """
+        line, status = self._first_line(timeout)
+        for _ in range(_MORE_ATTEMPTS if None in self.ports.values() else 0):
+            if status == _TAKEN:
+                line, status = self._first_line(timeout)
+        if not line:
+            raise BeamlineError(f"{PROGRAM} did not start, exit status {status}: {self.said()}")
+        ready: dict[str, Any] = json.loads(line)
+        self.ports = {name: int(ready[name]) for name in self.ports}
+        return self
+
+    def _first_line(self, timeout: float) -> tuple[str, int]:
+        """Start it once: what it says when it serves; or nothing, and its exit status."""
         # In a process group of its own: a terminal's Ctrl-C is for the client, which may still have to stop a motor.
         process = subprocess.Popen(
             self.command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, process_group=0
@@ -108,16 +123,11 @@ class Beamline:
             raise
         finally:
             watchdog.cancel()
-        if not line:
-            status = self._ended(process, timeout)
-            raise BeamlineError(f"{PROGRAM} did not start, exit status {status}: {self.said()}")
-        ready: dict[str, Any] = json.loads(line)
-        self.ports = {name: int(ready[name]) for name in self.ports}
-        return self
+        return line, 0 if line else self._ended(process, timeout)
 
     def said(self, count: int = 2000) -> str:
-        """The end of the log."""
-        return self.log.read_text(errors="replace")[-count:].strip()
+        """The end of the log; nothing where it did not come to that."""
+        return self.log.read_text(errors="replace")[-count:].strip() if self.log.exists() else ""
 
     def pv(self, name: str) -> str:
         """The full name of a PV: `pv("m1.RBV")`."""
