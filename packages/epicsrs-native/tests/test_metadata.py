@@ -44,6 +44,10 @@ def test_an_integer_has_units_and_limits(ioc: Ioc, protocol: str, call: Call) ->
     assert not metadata.precision
 
 
+def test_limits_of_bytes_have_no_sign(ioc: Ioc, protocol: str, call: Call) -> None:
+    assert call(ioc.channel("uchars", protocol).get, form="ctrl").metadata.limits.display == (0, 255)
+
+
 def test_units_may_be_outside_ascii(ioc: Ioc, protocol: str, call: Call) -> None:
     assert call(ioc.channel("micro", protocol).get, form="ctrl").metadata.units == "µm"
 

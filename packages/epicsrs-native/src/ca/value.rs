@@ -78,6 +78,15 @@ pub fn metadata(snapshot: &Snapshot, native: DbFieldType) -> Metadata {
     let number = !matches!(native, DbFieldType::String | DbFieldType::Enum);
     let display = snapshot.display.as_ref().filter(|_| number);
     let control = snapshot.control.as_ref().filter(|_| number);
+    // The bytes of DBR_CTRL_CHAR have no sign (dbr_char_t, db_access.h), as those of its value; the crate gives them one.
+    let limit = |limit: f64| {
+        if native == DbFieldType::Char && limit < 0.0 {
+            limit + 256.0
+        } else {
+            limit
+        }
+    };
+    let pair = |low: f64, high: f64| Some((limit(low), limit(high)));
     Metadata {
         units: display.map(|d| d.units.as_bytes().to_vec()),
         precision: display
@@ -85,10 +94,10 @@ pub fn metadata(snapshot: &Snapshot, native: DbFieldType) -> Metadata {
             .map(|d| i32::from(d.precision)),
         choices: choices(snapshot).filter(|_| native == DbFieldType::Enum),
         limits: display.map(|d| Limits {
-            display: Some((d.lower_disp_limit, d.upper_disp_limit)),
-            control: control.map(|c| (c.lower_ctrl_limit, c.upper_ctrl_limit)),
-            warning: Some((d.lower_warning_limit, d.upper_warning_limit)),
-            alarm: Some((d.lower_alarm_limit, d.upper_alarm_limit)),
+            display: pair(d.lower_disp_limit, d.upper_disp_limit),
+            control: control.and_then(|c| pair(c.lower_ctrl_limit, c.upper_ctrl_limit)),
+            warning: pair(d.lower_warning_limit, d.upper_warning_limit),
+            alarm: pair(d.lower_alarm_limit, d.upper_alarm_limit),
         }),
         description: None,
     }
