@@ -187,6 +187,21 @@ def test_none_writes_the_value_of_connect_and_processes_the_record(ioc, run, pro
     run(main())
 
 
+def test_none_writes_back_what_no_bool_could_be(ioc, run):
+    async def main():
+        number = epicsrs_signal_rw(int, ioc.pv("put_int", "pva"), name="number")
+        flag = epicsrs_signal_rw(bool, ioc.pv("put_int", "pva"), name="flag")
+        await number.connect()
+        await number.set(5)
+        await flag.connect()
+        before = (await number.read())["number"]
+        await flag.set(None)
+        after = (await number.read())["number"]
+        assert after["value"] == 5 and after["timestamp"] > before["timestamp"]
+
+    run(main())
+
+
 def test_a_signal_x_triggers_with_the_value_of_connect(ioc, run, protocol):
     async def main():
         with pytest.warns(DeprecationWarning, match="epicsrs_triggerable_command"):

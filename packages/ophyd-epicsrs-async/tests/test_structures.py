@@ -128,6 +128,32 @@ def test_an_image_of_a_union_has_its_dtype_and_shape(images, run, name, expected
     run(main())
 
 
+@pytest.mark.parametrize("typed", [True, False])
+@pytest.mark.parametrize(("code", "dtype"), [("d", np.float64), ("b", np.int8), ("I", np.uint32)])
+def test_an_array_that_was_never_set_is_an_empty_one_of_its_type(images, run, code, dtype, typed):
+    async def main():
+        datatype = Array1D[dtype] if typed else None
+        signal = epicsrs_signal_r(datatype, images.replace("image_", f"never_set_{code}"), name="signal")
+        await signal.connect()
+        value = await signal.get_value()
+        assert (value.dtype, value.shape) == (dtype, (0,))
+        key = (await signal.describe())["signal"]
+        assert (key["dtype"], key["shape"], key["dtype_numpy"]) == ("array", [0], np.dtype(dtype).str)
+
+    run(main())
+
+
+def test_an_image_that_was_never_set_is_no_value(images, run):
+    async def main():
+        signal = epicsrs_signal_r(None, images + "never_set", name="signal")
+        await signal.connect()
+        for read in (signal.get_value, signal.read, signal.describe):
+            with pytest.raises(ValueError, match="pva://images:image_never_set holds no image yet"):
+                await read()
+
+    run(main())
+
+
 def test_a_server_without_alarm_and_time_is_read_all_the_same(ioc, run):
     async def main():
         signal = epicsrs_signal_r(int, ioc.pv("plain", "pva"), name="signal")

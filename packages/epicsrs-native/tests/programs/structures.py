@@ -50,6 +50,9 @@ for code in "?bBhHiIlLfds":
     value = "text" if code == "s" else (True if code == "?" else 7)
     serve(f"scalar_{code}", value, NTScalar(code))
     serve(f"array_{code}", [value, value], NTScalar("a" + code))
+    # Its server has set nothing of it.
+    serve(f"never_set_{code}", Value(NTScalar("a" + code).type))
+serve("image_never_set", Value(NTNDArray.buildType()))
 serve("uint64", 2**64 - 1, NTScalar("L"))
 serve("int64", -(2**63), NTScalar("l"))
 

@@ -17,7 +17,7 @@ from ._channels import Channels
 from ._converter import Converter, make_converter
 from ._datakey import datakey
 from ._monitor import Monitor
-from ._shape import Shape
+from ._shape import Kind, Shape
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -105,7 +105,10 @@ class EpicsRsSignalBackend(SignalBackend[SignalDatatypeT]):
             EpicsError: The server refused, or the circuit was lost before the completion.
         """
         address, converter = self._write_address, self._known_converter
-        native = converter.write(self._initial_value(address) if value is None else value)
+        if value is None and converter.kind is not Kind.IMAGE:
+            native = self._initial_value(address)
+        else:
+            native = converter.write(value)
         wait = self.options.wait
         if callable(wait):
             wait = wait(converter.read(native) if value is None else value)

@@ -226,10 +226,15 @@ def _image(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:
     if shape.kind is not Kind.IMAGE or wanted not in {None, np.ndarray}:
         return None
 
+    def read(value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            raise ValueError(f"{shape.address} holds no image yet")
+        return value
+
     def write(_value: Any) -> Any:
         raise TypeError(f"{shape.address}: a put to an NTNDArray is not supported")
 
-    return Converter(np.ndarray, shape.kind, write=write)
+    return Converter(np.ndarray, shape.kind, read, write)
 
 
 def _inferred(wanted: Any, shapes: Sequence[Shape]) -> Converter | None:
@@ -251,6 +256,8 @@ def _checked(shape: Shape, read: Callable[[Any], Any]) -> Callable[[Any], Any]:
         dtype = np.dtype(shape.element)
 
         def checked_array(value: Any) -> Any:
+            if isinstance(value, list) and not value:
+                return read(np.empty(0, dtype))  # what its server has never set
             if type(value) is not np.ndarray or value.dtype != dtype:
                 raise _changed(shape, value)
             return read(value)

@@ -166,6 +166,8 @@ def _word(reading: Reading) -> str:
     if isinstance(value, Structure):
         return value.id
     if isinstance(value, list):
-        return "string[]" if all(isinstance(item, str) for item in cast("list[Any]", value)) else ""
+        # One that its server has never set is empty, whatever it is of.
+        items = cast("list[Any]", value)
+        return "string[]" if items and all(isinstance(item, str) for item in items) else ""
     # An image has more around its value.
     return _NUMBERS[value.dtype.name] + "[]" if reading.fields is None else reading.fields.id
