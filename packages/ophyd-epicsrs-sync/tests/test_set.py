@@ -1,5 +1,7 @@
 """`EpicsSignal.set` without put completion: until the readback is there, or can come no more."""
 
+from itertools import cycle
+
 import pytest
 from ophyd import EpicsSignal, Signal
 
@@ -32,6 +34,60 @@ def test_an_update_ends_it_without_another_look(ioc, protocol, make, monkeypatch
 
     for place in (5.0, -5.0):
         signal.set(place).wait(10.0)
+
+
+@pytest.mark.parametrize("auto_monitor", [False, True])
+@pytest.mark.parametrize("before", [[], [5.0], [5.0, 6.0]])
+def test_an_array_is_there_when_all_of_it_is(ioc, protocol, make, auto_monitor, before):
+    setpoint = make(EpicsSignal, ioc.pv("put_doubles", protocol), name="setpoint")
+    readback = make(EpicsSignal, ioc.pv("read_doubles", protocol), name="readback")
+    signal = make(
+        EpicsSignal, ioc.pv("read_doubles", protocol), ioc.pv("put_doubles", protocol), auto_monitor=auto_monitor
+    )
+    for each in (setpoint, readback, signal):
+        each.wait_for_connection(timeout=5.0)
+    readback.put(before, wait=True)
+    until(lambda: signal.get(use_monitor=auto_monitor).tolist() == before)
+
+    status = signal.set([5.0, 5.0, 5.0])
+    until(lambda: setpoint.get().tolist() == [5.0, 5.0, 5.0])
+    assert not status.done
+    readback.put([5.0, 5.0, 5.0])
+
+    status.wait(5.0)
+    assert signal.get().tolist() == [5.0, 5.0, 5.0]
+
+
+@pytest.mark.parametrize("auto_monitor", [False, True])
+def test_a_state_without_a_label_is_not_what_was_set(ioc, protocol, make, auto_monitor):
+    signal = make(EpicsSignal, ioc.pv("put_choice", protocol), auto_monitor=auto_monitor)
+    unlabel = make(EpicsSignal, ioc.pv("unlabel.PROC", protocol), name="unlabel")
+    for each in (signal, unlabel):
+        each.wait_for_connection(timeout=5.0)
+
+    for _ in range(5):
+        unlabel.put(1, wait=True)
+        until(lambda: signal.get() == 9)
+        signal.set(1).wait(5.0)
+        assert signal.get() == 1
+
+
+def test_a_readback_within_tolerance_is_there_when_the_time_is_over(ioc, protocol, make):
+    readback = make(EpicsSignal, ioc.pv("read_double", protocol), name="readback")
+    signal = make(
+        EpicsSignal, ioc.pv("read_double", protocol), ioc.pv("put_double", protocol), auto_monitor=True, tolerance=0.01
+    )
+    for each in (readback, signal):
+        each.wait_for_connection(timeout=5.0)
+    readback.put(1.002, wait=True)
+    until(lambda: signal.get() == 1.002)
+
+    # Each update may be followed by a nearer one, until the time is over.
+    status = signal.set(1.0, timeout=0.1)
+    places = cycle((1.003, 1.002))
+    until(lambda: readback.put(next(places), wait=True) or status.done)
+
+    status.wait(5.0)
 
 
 @pytest.mark.parametrize("auto_monitor", [False, True])

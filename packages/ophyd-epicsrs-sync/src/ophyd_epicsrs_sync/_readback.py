@@ -90,7 +90,8 @@ class Ear:
 
     def goes_on(self, until: float) -> bool:
         """Whether an update comes before `until`: a readback that is near may be on its way still."""
-        return self._subscribed is not None and self._news.wait(max(until - time.monotonic(), 0.0))
+        left = until - time.monotonic()
+        return left > 0.0 and self._subscribed is not None and self._news.wait(left)
 
     def looks(self, timeout: float | None) -> Generator[None]:
         """One for each time that the readback has to be looked at, until `timeout` seconds are over; None is for ever.
@@ -123,6 +124,14 @@ def _is_exactly(value: object, current: object) -> bool:
     return isinstance(value, _SCALARS) and isinstance(current, _SCALARS) and value == current
 
 
+def _may_be_compared(value: object, current: object, choices: Sequence[str]) -> bool:
+    """Whether this can be what was set at all: of an array as many elements, of an enum a state that has a label."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return not isinstance(current, np.ndarray) or np.size(cast("Any", value)) == np.size(current)
+    states = [state for state in (value, current) if choices and isinstance(state, int)]
+    return all(0 <= state < len(choices) for state in states)
+
+
 def _wait_for(signal: Any, value: Any, timeout: float | None, ear: Ear) -> None:
     """Return when the signal reads `value`, within its tolerance; TimeoutError after `timeout` seconds."""
     compare = import_module("ophyd.utils.epics_pvs")._compare_maybe_enum  # noqa: SLF001 (as ophyd's own wait)
@@ -142,7 +151,11 @@ def _wait_for(signal: Any, value: Any, timeout: float | None, ear: Ear) -> None:
         if _is_exactly(cast("Any", value), current):
             return
         choices = getattr(signal, "enum_strs", ())
-        if current is None or not compare(value, current, choices, signal.tolerance, signal.rtolerance):
+        if (
+            current is None
+            or not _may_be_compared(value, current, choices)
+            or not compare(value, current, choices, signal.tolerance, signal.rtolerance)
+        ):
             near_since = None
             continue
         near_since = near_since or time.monotonic()
@@ -153,4 +166,6 @@ def _wait_for(signal: Any, value: Any, timeout: float | None, ear: Ear) -> None:
         )
         if is_exact or not ear.goes_on(near_since + _MOST):
             return
+    if near_since is not None:
+        return
     raise TimeoutError(f"Attempted to set {signal!r} to {value!r}: {current!r} after {timeout} s")
