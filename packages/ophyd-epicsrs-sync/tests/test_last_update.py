@@ -34,6 +34,49 @@ def test_an_array_is_the_callers_own(ioc, protocol, make):
     assert signal.get().tolist() == [1.5, 2.5, 3.5]
 
 
+@pytest.mark.parametrize("string", [False, True])
+def test_read_gives_it_with_its_own_time(ioc, protocol, make, string):
+    monitored = make(EpicsSignal, ioc.pv("put_double", protocol), name="monitored", auto_monitor=True, string=string)
+    writer = make(EpicsSignal, ioc.pv("put_double", protocol), name="writer")
+    for signal in (monitored, writer):
+        signal.wait_for_connection(timeout=5.0)
+    until(lambda: monitored._read_pv.last_value() is not None)  # noqa: SLF001
+
+    for place in range(20):
+        writer.put(float(place), wait=True)
+        expected = writer.read()["writer"]
+        until(lambda: float(monitored.read()["monitored"]["value"]) == place)  # noqa: B023 (called here)
+        assert monitored.read()["monitored"]["timestamp"] == expected["timestamp"]
+
+
+def test_texts_are_a_list_of_all_of_them(ioc, protocol, make):
+    signal = make(EpicsSignalRO, ioc.pv("strings", protocol), auto_monitor=True, string=True)
+    signal.wait_for_connection(timeout=5.0)
+
+    assert signal.get() == "['a', '', 'bc']"
+    assert signal._read_pv.get(as_string=True) == signal._read_pv.char_value == ["a", "", "bc"]  # noqa: SLF001
+
+
+def test_all_subscribers_are_given_the_same_and_none_can_change_it(ioc, protocol, make):
+    signal = make(EpicsSignalRO, ioc.pv("strings", protocol), auto_monitor=True)
+    signal.wait_for_connection(timeout=5.0)
+    seen = []
+    signal.subscribe(lambda value, **_: seen.append(value), run=True)
+    until(lambda: seen)
+
+    with pytest.raises(ValueError, match="read-only"):
+        seen[0][0] = "other"
+
+
+def test_with_metadata_come_its_text_and_its_length(ioc, protocol, get_pv):
+    pv = get_pv(ioc.pv("partial", protocol), auto_monitor=True)
+    until(lambda: pv.last_value() is not None)
+
+    known = pv.get_with_metadata()
+
+    assert (known["count"], known["char_value"]) == (3, "<array size=3, type=time_double>")
+
+
 def test_a_setpoint_has_its_own(ioc, protocol, make):
     signal = make(
         EpicsSignal, ioc.pv("aim_RBV", protocol), write_pv=ioc.pv("aim", protocol), auto_monitor=True, limits=False

@@ -37,13 +37,26 @@ def alone(get_with_timeout: Callable[..., dict[str, Any]]) -> Callable[..., dict
 
     def get_last(self: Any, pv: Any, *given: Any) -> dict[str, Any]:
         _, _, count, as_string, form, use_monitor = given
-        value = last(self, pv, count, as_string, form, use_monitor)
-        return get_with_timeout(self, pv, *given) if value is None else {"value": value}
+        return told(self, pv, last(self, pv, count, as_string, form, use_monitor), given)
 
     def get_last_of_all(self: Any, pv: Any, *given: Any) -> dict[str, Any]:
         _, _, as_string, form, use_monitor = given
-        value = last(self, pv, None, as_string, form, use_monitor)
-        return get_with_timeout(self, pv, *given) if value is None else {"value": value}
+        return told(self, pv, last(self, pv, None, as_string, form, use_monitor), given)
+
+    def told(signal: Any, pv: Any, update: tuple[Any, float | None] | None, given: tuple[Any, ...]) -> dict[str, Any]:
+        if update is None:
+            known = get_with_timeout(signal, pv, *given)
+            timestamp = known.get("timestamp")
+        else:
+            value, timestamp = update
+            known = {"value": value}
+        if timestamp is not None and signal._monitors.get(pv.pvname) is not None:  # noqa: SLF001
+            # What `read` puts beside the value: the callbacks, which bring it otherwise, may come later.
+            if pv is signal._read_pv:  # noqa: SLF001
+                signal._metadata["timestamp"] = timestamp  # noqa: SLF001
+            if pv is getattr(signal, "_write_pv", None) and "setpoint_timestamp" in signal._metadata:  # noqa: SLF001
+                signal._metadata["setpoint_timestamp"] = timestamp  # noqa: SLF001
+        return known
 
     # ophyd 1.9 has no count.
     replacement = get_last if "count" in inspect.signature(get_with_timeout).parameters else get_last_of_all

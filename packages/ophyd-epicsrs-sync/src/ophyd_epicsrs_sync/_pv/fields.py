@@ -145,7 +145,12 @@ def of_value(value: object) -> Any:
     """Enums by their plain index; an array of strings as a numpy array."""
     if isinstance(value, list):
         items = cast("list[Any]", value)
-        return np.array(items, dtype=str) if all(isinstance(item, str) for item in items) else items
+        if not all(isinstance(item, str) for item in items):
+            return items
+        texts = np.array(items, dtype=str)
+        # All who hear of an update are given the same one, as those of numbers.
+        texts.setflags(write=False)
+        return texts
     if isinstance(value, int) and not isinstance(value, bool):
         return int(value)
     return value
@@ -156,7 +161,7 @@ def of_metadata(metadata: Metadata) -> Fields:
     fields: Fields = {
         "units": metadata.units,
         "precision": metadata.precision,
-        "enum_strs": metadata.choices,
+        "enum_strs": metadata.choices or None,
     }
     for name in ("disp", "ctrl", "warning", "alarm"):
         fields[f"lower_{name}_limit"] = fields[f"upper_{name}_limit"] = None

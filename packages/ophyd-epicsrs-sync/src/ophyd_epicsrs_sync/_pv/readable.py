@@ -86,6 +86,9 @@ class Readable(Attributes):
         try:
             if use_monitor and form == self.form and not with_ctrlvars and self._monitor.delivered:
                 told = known = self._last_update(timeout)
+                if isinstance(known["value"], np.ndarray):
+                    known["count"] = len(cast("fields.Array", known["value"]))
+                known["char_value"] = text.of_fields(known)
             else:
                 end = None if timeout is None else time.monotonic() + timeout
                 if not self.wait_for_connection(timeout):
@@ -100,22 +103,24 @@ class Readable(Attributes):
             told["value"] = self._as_asked(known, count or self._count, as_string, as_numpy)
         return SimpleNamespace(**told) if as_namespace else told
 
-    def last_value(self, count: int | None = None) -> Any:
-        """The value of the last update of a running monitor, at most `count` elements of it; never waits.
+    def last_value(self, count: int | None = None) -> tuple[Any, float | None] | None:
+        """Value and time of the last update of a running monitor, at most `count` elements of it; never waits.
 
         Returns:
-            None where no monitor has brought one in this connection, or the PV's own form is another than "time".
+            None where no monitor has brought one in this connection, or the PV's own form is another than "time". The
+            time is None where the server tells none.
         """
         if self.form != "time" or not self._monitor.delivered:
             return None
         try:
-            value = self.chid.get(cached=True, timeout=0.0).value
+            reading = self.chid.get(cached=True, timeout=0.0)
         except EpicsError:
             # Lost in this moment.
             return None
-        if type(value) is float:
-            return value
-        return self._as_asked({"value": fields.of_value(value)}, count or self._count, False, True)
+        value = reading.value
+        if type(value) is not float:
+            value = self._as_asked({"value": fields.of_value(value)}, count or self._count, False, True)
+        return value, reading.timestamp
 
     def _last_update(self, timeout: float | None) -> Fields:
         # Native has it before the callbacks: what a put has changed when it is finished is read after it. The metadata

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def of_fields(fields: Fields) -> Any:
-    """The text of a PV's value; an array of strings stays what it is.
+    """The text of a PV's value; an array of strings is a list of them.
 
     A float has its record's PREC, an enum its label, an array of characters is the text up to its NUL, any other array
     names its size and type.
@@ -22,7 +22,7 @@ def of_fields(fields: Fields) -> Any:
     if value is None:
         return "None"
     if native == "string":
-        return value
+        return cast("Array", value).tolist() if isinstance(value, np.ndarray) else value
     if native == "char":
         return of_characters(value)
     if isinstance(value, np.ndarray):
