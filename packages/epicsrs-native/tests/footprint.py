@@ -1,6 +1,7 @@
 """What this process holds: threads, file descriptors, memory."""
 
 import os
+import socket
 import threading
 from collections import Counter
 from pathlib import Path
@@ -21,24 +22,28 @@ def threads() -> Counter[str]:
 
 def descriptors() -> Counter[str]:
     """Open files by what they are; a TCP connection by the port it goes to."""
-    sockets: dict[str, str] = {}
-    for table in ("tcp", "tcp6", "udp", "udp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            row = line.split()
-            peer = int(row[2].rsplit(":")[1], 16)
-            sockets[row[9]] = table[:3] + (f" to port {peer}" if table[:3] == "tcp" else " connected" * bool(peer))
     found: Counter[str] = Counter()
-    for entry in Path("/proc/self/fd").iterdir():
+    for entry in os.listdir("/proc/self/fd"):
         try:
-            target = os.readlink(entry)
-        except FileNotFoundError:  # the one we list with
+            target = os.readlink(f"/proc/self/fd/{entry}")
+            if target.startswith("socket:"):
+                target = _socket(int(entry))
+        except OSError:  # the one we list with, or one that was closed while we looked
             continue
-        if target.startswith("socket:"):
-            target = sockets.get(target[8:-1], "socket of another kind")
-        elif target.startswith("/"):
-            target = "file"
-        found[target.split(":[")[0]] += 1
+        found["file" if target.startswith("/") else target.split(":[")[0]] += 1
     return found
+
+
+def _socket(descriptor: int) -> str:
+    """What a socket is. The kernel's tables leave out rows, or have them twice, where sockets come and go meanwhile."""
+    with socket.socket(fileno=os.dup(descriptor)) as same:
+        if same.family not in (socket.AF_INET, socket.AF_INET6):
+            return "socket of another kind"
+        try:
+            peer = int(same.getpeername()[1])
+        except OSError:
+            peer = 0
+        return f"tcp to port {peer}" if same.type == socket.SOCK_STREAM else "udp" + " connected" * bool(peer)
 
 
 def growth(before: Counter[str]) -> Counter[str]:
