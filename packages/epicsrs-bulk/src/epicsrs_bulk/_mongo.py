@@ -159,9 +159,10 @@ def _bson(value: Any, where: str) -> Any:
         return {as_latin(key): _bson(item, f"{where}[{key!r}]") for key, item in items}
     if isinstance(value, list | tuple):
         sequence = cast("list[Any]", value)
-        # Long lists of one plain type, like the uids of a page.
-        if {type(item) for item in sequence} <= {str, float, bool}:
-            return as_latin(sequence)
+        # Long lists of one plain type, like the uids and times of a page, are not gone through more than needed.
+        types = {type(item) for item in sequence}
+        if types <= {str, float, bool}:
+            return as_latin(sequence) if str in types else list(sequence)
         return [_bson(item, f"{where}[{index}]") for index, item in enumerate(sequence)]
     if isinstance(value, np.ndarray | np.generic):
         return _bson_array(cast("np.ndarray[Any, np.dtype[Any]]", value), where)
